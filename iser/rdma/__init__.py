@@ -1,0 +1,1 @@
+"""RDMA: the verbs seam (:mod:`iser.rdma.api`) and its providers."""
