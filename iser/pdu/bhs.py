@@ -4,8 +4,8 @@ A BHS is a ``NamedTuple`` whose fields carry their place on the wire, as ``Annot
 *construct* subcon.  From that one declaration :mod:`iser.pdu.layout` derives the construct ``Struct`` (the clear form)
 and the ``struct``-based functions (the fast form).  Bytes that no field covers are reserved: sent as zero, ignored on
 receipt.  Integers are unsigned and big-endian.  ``opcode`` is all of byte 0: the 6-bit opcode and, on requests, the
-immediate bit 0x40.  ``lengths`` of the AHS (4-byte words) and the data segment (bytes, without padding) are filled in by
-:func:`iser.pdu.codec.encode`.
+immediate bit 0x40.  The lengths of the AHS (4-byte words) and the data segment (bytes, without padding) are filled in
+by :func:`iser.pdu.codec.encode`.
 """
 
 from __future__ import annotations
