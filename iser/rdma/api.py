@@ -127,7 +127,7 @@ class QpState(Enum):
 
 
 class WorkCompletion(NamedTuple):
-    """One completion.  ``byte_len`` counts on RECV and RDMA_READ; ``invalidated_rkey`` is 0 unless a Send carried one."""
+    """One completion.  ``byte_len`` counts on RECV and RDMA_READ; ``invalidated_rkey`` is 0 unless given by a Send."""
 
     wr_id: object
     status: WcStatus
@@ -189,7 +189,7 @@ class MemoryRegion(ABC):
 
 @dataclass(slots=True)
 class Send:
-    """Send the bytes of ``sg`` as one message into the peer's next receive; ``invalidate`` is a peer's key, 0 for none."""
+    """Send the bytes of ``sg`` as one message into the next receive; ``invalidate`` is a peer's key, 0 for none."""
 
     wr_id: object
     sg: Sequence[memoryview]
@@ -309,7 +309,7 @@ class QueuePair(ABC):
 
     @abstractmethod
     def abort(self, reason: IserError) -> None:
-        """End at once; everything is flushed; ``on_disconnect`` gets ``reason``, from the event loop and not from here."""
+        """End at once; everything is flushed; ``on_disconnect`` gets ``reason`` later, from the event loop."""
 
     @abstractmethod
     async def close(self, timeout: float = 5.0) -> None:

@@ -1,0 +1,37 @@
+"""Bounce: copy through page-aligned memory of our own."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from iser.sg.registration import Direction, Registration
+from iser.sg.sglist import SgList
+from iser.sg.shape import Shape
+from iser.sg.strategies.base import FallbackReason, Strategy
+from iser.sg.strategies.frwr import PAGE_ENTRY_BYTES
+
+__all__ = ["Bounce"]
+
+
+class Bounce(Strategy):
+    """A copy, for every list that fits a region."""
+
+    name: ClassVar[str] = "bounce"
+
+    def refuses(self, sg: SgList, shape: Shape) -> FallbackReason | None:
+        """More bytes than a page list holds."""
+        return FallbackReason.OVERSIZE if self._blocks(sg) > self.resources.max_page_list else None
+
+    def register(self, sg: SgList, shape: Shape, direction: Direction) -> Registration:
+        """One region over bounce memory; a write's data is copied now, a read's when it is released."""
+        resources = self.resources
+        registration = Registration.bounced(sg, direction, resources.page_lists, resources.bounce)
+        counters = resources.counters
+        counters.list_entries += self._blocks(sg)
+        counters.list_bytes += PAGE_ENTRY_BYTES * self._blocks(sg)
+        if direction is Direction.WRITE:
+            counters.bytes_copied += sg.length
+        return registration
+
+    def _blocks(self, sg: SgList) -> int:
+        return -(-sg.length // self.resources.attributes.page_size)

@@ -1,0 +1,34 @@
+"""Indirect registration: one STag over elements of any address and length, zero copy."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from iser.rdma.api import DeviceCap
+from iser.sg.registration import Direction, Registration
+from iser.sg.sglist import SgList
+from iser.sg.shape import Shape
+from iser.sg.strategies.base import FallbackReason, Strategy
+
+__all__ = ["ELEMENT_BYTES", "Indirect"]
+
+ELEMENT_BYTES = 16  # byte count, key and address; the list is padded to four elements
+
+
+class Indirect(Strategy):
+    """An SG list, for any list that fits the device's table."""
+
+    name: ClassVar[str] = "indirect"
+
+    def refuses(self, sg: SgList, shape: Shape) -> FallbackReason | None:
+        """No such regions on this device, or too many elements."""
+        if not self.resources.attributes.caps & DeviceCap.SG_GAPS_REG:
+            return FallbackReason.NO_CAP
+        return FallbackReason.OVERSIZE if len(sg) > self.resources.sg_tablesize else None
+
+    def register(self, sg: SgList, shape: Shape, direction: Direction) -> Registration:
+        """One region over the caller's own memory."""
+        registration = Registration(sg, direction, self.resources.sg_lists)
+        self.resources.counters.list_entries += len(sg)
+        self.resources.counters.list_bytes += ELEMENT_BYTES * ((len(sg) + 3) & ~3)
+        return registration
