@@ -151,5 +151,5 @@ def _decode_ahs(bhs: Bhs, buffer: ReadBuffer, end: int) -> tuple[Ahs, ...]:
 def _misfit(bhs: Bhs, surplus: int) -> PduError:
     what = f"{-surplus} bytes less" if surplus < 0 else f"{surplus} bytes more"
     return PduError(
-        f"the peer sent a {type(bhs).__name__} of {what} than its length fields say", RejectReason.INVALID_PDU_FIELD
+        f"the peer sent a {type(bhs).__name__} with {what} than its length fields say", RejectReason.INVALID_PDU_FIELD
     )
