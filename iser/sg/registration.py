@@ -67,7 +67,7 @@ class Registration:
         return self
 
     def release(self, transferred: int) -> int:
-        """Give everything back; copy the ``transferred`` first bytes of a bounced read (0 after a failure) to the caller.
+        """Give everything back; copy the first ``transferred`` bytes of a bounced read (0 after a failure) out.
 
         Returns the bytes copied.
         """

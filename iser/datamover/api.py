@@ -1,0 +1,146 @@
+"""The Datamover Architecture's primitives (RFC 5047 sections 8 and 9).
+
+They are how the iSCSI layer asks for control PDUs and data to be moved, whatever moves them.
+
+Down-calls are methods of :class:`Datamover` and its two roles; up-calls are :class:`DatamoverUser` and
+:class:`TargetDatamoverUser`.  Names are the RFC's in Python's spelling.  A task is named by its ITT.  At error recovery
+level 0 there is no acknowledgement of data, hence no ``data_ack_notify``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from iser.errors import IserError, PduError
+from iser.login import NegotiatedParameters
+from iser.pdu import Pdu
+from iser.sg import SgList
+
+__all__ = [
+    "Datamover",
+    "DatamoverState",
+    "DatamoverUser",
+    "InitiatorDatamover",
+    "TargetDatamover",
+    "TargetDatamoverUser",
+    "TaskBuffers",
+]
+
+
+class DatamoverState(Enum):
+    """Life of a datamover: login PDUs only, resources allocated, full-feature phase, over."""
+
+    LOGIN = "login"
+    ALLOCATED = "allocated"
+    ENABLED = "enabled"
+    CLOSED = "closed"
+
+
+class DatamoverUser(Protocol):
+    """The iSCSI layer, as the datamover calls it; always from the event loop."""
+
+    def control_notify(self, pdu: Pdu) -> None:
+        """A control PDU arrived; ``pdu.data`` is valid during the call only.
+
+        The tags of a task are already invalidated when its SCSI Response is handed up.  A RemoteProtocolError raised
+        here ends the connection.
+        """
+
+    def malformed_notify(self, error: PduError, bhs: bytes) -> None:
+        """A message arrived that is no legal PDU; ``bhs`` is its first 48 bytes or as many as there were."""
+
+    def connection_terminate_notify(self, reason: IserError | None) -> None:
+        """The connection ended, every task's resources are free.  Not called after ``connection_terminate``."""
+
+
+class TargetDatamoverUser(DatamoverUser, Protocol):
+    """The target's iSCSI layer."""
+
+    def data_completion_notify(self, itt: int, sn: int) -> None:
+        """A ``get_data`` (``sn`` is its R2TSN) or a ``put_data`` with ``notify`` (its DataSN) is complete."""
+
+
+@dataclass(slots=True)
+class TaskBuffers:
+    """Data descriptors of a SCSI command.
+
+    The first ``immediate_data_size`` bytes of ``data_out`` travel with the command; the STag of the rest counts from
+    byte ``unsolicited_data_size`` on, which is no less.
+    """
+
+    data_in: SgList | None = None
+    data_out: SgList | None = None
+    immediate_data_size: int = 0
+    unsolicited_data_size: int = 0
+
+
+class Datamover(ABC):
+    """What both roles share.  A call that the state forbids raises LocalProtocolError."""
+
+    state: DatamoverState
+    #: Names the connection in log lines.
+    name: str
+
+    @abstractmethod
+    def notice_key_values(self, params: NegotiatedParameters) -> None:
+        """Take the negotiated keys; before the resources are allocated."""
+
+    @abstractmethod
+    def allocate_connection_resources(self, queue_depth: int) -> None:
+        """Make ready for ``queue_depth`` tasks at once, before the final login PDU is sent.  Idempotent."""
+
+    @abstractmethod
+    def deallocate_connection_resources(self) -> None:
+        """Undo it when the login fails after all."""
+
+    @abstractmethod
+    def enable_datamover(self) -> None:
+        """Enter the full-feature phase."""
+
+    @abstractmethod
+    def send_control(self, pdu: Pdu) -> None:
+        """Send a control PDU.  The length fields of its BHS are filled in."""
+
+    @abstractmethod
+    def deallocate_task_resources(self, itt: int) -> None:
+        """A task ended without a SCSI Response: forget, and invalidate, its tags."""
+
+    @abstractmethod
+    def connection_terminate(self) -> None:
+        """End the connection once what is queued has gone out; on return the iSCSI layer owns the tasks' buffers."""
+
+    @abstractmethod
+    def abort(self, reason: IserError) -> None:
+        """End the connection at once; ``connection_terminate_notify`` follows with ``reason``."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Terminate if need be and wait until all is freed.  Idempotent."""
+
+
+class InitiatorDatamover(Datamover):
+    """The initiator's side."""
+
+    @abstractmethod
+    def send_command(self, pdu: Pdu, buffers: TaskBuffers) -> None:
+        """Send_Control of a SCSI Command: register its buffers, advertise their tags, send.
+
+        The length fields of its BHS are the caller's: ``data_segment_length`` is ``immediate_data_size``.  Raises
+        ResourceError, with nothing sent, when a list cannot be registered.
+        """
+
+
+class TargetDatamover(Datamover):
+    """The target's side.  ``views`` must stay untouched until the data has moved."""
+
+    @abstractmethod
+    def put_data(self, itt: int, views: Sequence[memoryview], offset: int, data_sn: int, *, notify: bool) -> None:
+        """Move ``views`` into the read buffer at ``offset``; ``data_completion_notify`` follows if ``notify``."""
+
+    @abstractmethod
+    def get_data(self, itt: int, views: Sequence[memoryview], offset: int, r2t_sn: int) -> None:
+        """Fill ``views`` from the task's write buffer at ``offset``; ``data_completion_notify`` follows."""

@@ -1,0 +1,117 @@
+"""The target's side of the iSER datamover: RDMA Write for read data, RDMA Read for solicited write data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+from iser.datamover.api import TargetDatamover, TargetDatamoverUser
+from iser.datamover.cm import build_private_data, invalidation_offered
+from iser.datamover.endpoint import Endpoint
+from iser.errors import LocalProtocolError
+from iser.pdu import FINAL, PLAIN_HEADER, RSV, WSV, IserHeader, Pdu, ScsiCommand, ScsiResponse, encode
+from iser.rdma.api import ConnectionParams, ConnectRequest, RdmaRead, RdmaWrite
+
+__all__ = ["IserTarget"]
+
+
+class _Tags(NamedTuple):
+    """What a command advertised; ``unsolicited`` bytes of write data come without being asked for."""
+
+    header: IserHeader
+    edtl: int
+    unsolicited: int
+
+
+class IserTarget(Endpoint, TargetDatamover):
+    """See :class:`TargetDatamover`.  Made by :meth:`accept`."""
+
+    def __init__(self, user: TargetDatamoverUser) -> None:
+        super().__init__(user)
+        self._target_user = user
+        self._tags: dict[int, _Tags] = {}
+
+    @classmethod
+    async def accept(
+        cls, request: ConnectRequest, user: TargetDatamoverUser, queue_depth: int, *, remote_invalidate: bool
+    ) -> IserTarget:
+        """Accept a connection, its first login receives posted.  Raises ConnectionFailed."""
+        self = cls(user)
+        self._remote_invalidate = remote_invalidate and invalidation_offered(request.info.private_data)
+        qp = self.setup(request.device, queue_depth)
+        limits = request.device.attributes
+        await request.accept(
+            qp,
+            ConnectionParams(
+                build_private_data(self._remote_invalidate),
+                responder_resources=min(request.info.responder_resources, limits.max_qp_rd_atom),
+                initiator_depth=min(request.info.initiator_depth, limits.max_qp_init_rd_atom),
+            ),
+        )
+        self.name = qp.name
+        return self
+
+    @property
+    def remote_invalidate(self) -> bool:
+        """True when responses invalidate the initiator's tags."""
+        return self._remote_invalidate
+
+    def put_data(self, itt: int, views: Sequence[memoryview], offset: int, data_sn: int, *, notify: bool) -> None:
+        """See :class:`TargetDatamover`."""
+        header, edtl, _ = self._tags_of(itt, RSV, "read")
+        _check_span(itt, offset, views, edtl)
+        wr_id = (itt, data_sn) if notify else None
+        self._qp.post_send(RdmaWrite(wr_id, views, header.read_base + offset, header.read_stag, notify))
+
+    def get_data(self, itt: int, views: Sequence[memoryview], offset: int, r2t_sn: int) -> None:
+        """See :class:`TargetDatamover`."""
+        header, edtl, unsolicited = self._tags_of(itt, WSV, "write")
+        _check_span(itt, offset, views, edtl)
+        remote = header.write_base + offset - (0 if self._base_is_byte_zero() else unsolicited)
+        self._qp.post_send(RdmaRead((itt, r2t_sn), views, remote, header.write_stag))
+
+    def send_control(self, pdu: Pdu) -> None:
+        """See :class:`Datamover`; a SCSI Response invalidates the task's tag where that was agreed."""
+        invalidate = 0
+        if type(pdu.bhs) is ScsiResponse:
+            tags = self._tags.pop(pdu.bhs.itt, None)
+            if tags and self._remote_invalidate:
+                invalidate = tags.header.read_stag or tags.header.write_stag
+        self._send(PLAIN_HEADER + encode(pdu), invalidate=invalidate)
+
+    def deallocate_task_resources(self, itt: int) -> None:
+        """See :class:`Datamover`."""
+        self._tags.pop(itt, None)
+
+    def _base_is_byte_zero(self) -> bool:
+        """RFC 7145's default, which no peer follows unless it says so (section 6.8 against what is deployed)."""
+        return self._params is not None and self._params.tagged_buffer_for_solicited_data_only is False
+
+    def _tags_of(self, itt: int, valid: int, kind: str) -> _Tags:
+        tags = self._tags.get(itt)
+        if tags is None or not tags.header.flags & valid:
+            raise LocalProtocolError(f"{self.name}: task {itt:#x} advertised no {kind} STag")
+        return tags
+
+    def _received(self, header: IserHeader, pdu: Pdu, invalidated: int) -> None:
+        bhs = pdu.bhs
+        if type(bhs) is ScsiCommand and header.flags & (RSV | WSV):
+            unsolicited = bhs.data_segment_length
+            if not bhs.flags & FINAL and self._params is not None:
+                unsolicited = min(self._params.first_burst_length, bhs.edtl)
+            # A second command under a live tag is refused by the layer above; its buffers must not replace the first's.
+            self._tags.setdefault(bhs.itt, _Tags(header, bhs.edtl, unsolicited))
+        self._user.control_notify(pdu)
+
+    def _data_completed(self, wr_id: object) -> None:
+        itt, sn = cast("tuple[int, int]", wr_id)
+        self._target_user.data_completion_notify(itt, sn)
+
+    def _free_tasks(self, *, flushed: bool) -> None:
+        self._tags.clear()
+
+
+def _check_span(itt: int, offset: int, views: Sequence[memoryview], edtl: int) -> None:
+    length = sum(map(len, views))
+    if offset + length > edtl:
+        raise LocalProtocolError(f"task {itt:#x}: bytes {offset} to {offset + length} lie beyond its EDTL of {edtl}")
