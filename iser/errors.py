@@ -161,11 +161,15 @@ class ResourceError(IserError):
 
 
 class BackendError(IserError):
-    """A storage backend failed.  ``medium`` tells a fault of the medium from one of the machinery around it."""
+    """A storage backend failed.
 
-    def __init__(self, message: str, *, medium: bool = True) -> None:
+    ``medium`` tells a fault of the medium from one of the machinery around it; ``space`` is set when it is full.
+    """
+
+    def __init__(self, message: str, *, medium: bool = True, space: bool = False) -> None:
         super().__init__(message)
         self.medium = medium
+        self.space = space
 
 
 class CommandError(IserError):

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Storage backends: what a logical unit keeps its blocks in."""

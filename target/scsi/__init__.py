@@ -1,1 +1,23 @@
-"""TODO."""
+"""The SCSI device server: transport-independent, tasks in, plans out."""
+
+from __future__ import annotations
+
+from target.scsi.device import TargetDevice
+from target.scsi.nexus import Nexus
+from target.scsi.plan import GOOD, Async, Done, Plan, ReadMedia, ScsiTask, WriteMedia
+from target.scsi.unit import Identity, LogicalUnit, complete_error
+
+__all__ = [
+    "GOOD",
+    "Async",
+    "Done",
+    "Identity",
+    "LogicalUnit",
+    "Nexus",
+    "Plan",
+    "ReadMedia",
+    "ScsiTask",
+    "TargetDevice",
+    "WriteMedia",
+    "complete_error",
+]

@@ -1,0 +1,196 @@
+"""A backend in a file or block device, by ``preadv`` and ``pwritev`` in a bounded pool of threads."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import itertools
+import os
+import stat
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from iser.errors import BackendError, UsageError
+from target.backends.base import Backend, BackendCap, check_bounds
+
+__all__ = ["DEFAULT_THREADS", "INLINE_READ", "MAX_IOV", "FileBackend"]
+
+#: Threads per file, unless configured: how many requests the kernel sees at once.
+DEFAULT_THREADS: Final = 8
+#: Reads up to this many bytes are first tried from the page cache in the calling thread, which cannot block.
+INLINE_READ: Final = 128 << 10
+#: The most buffers of one system call; more are moved by several.
+MAX_IOV: Final = min(1024, os.sysconf("SC_IOV_MAX"))
+
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+_NO_NOWAIT = frozenset((errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL))
+
+_Operation = Callable[[int, Sequence[memoryview], int, int], int]
+
+
+class FileBackend(Backend):
+    """The first ``size`` bytes of the file at ``path``; all of it, in whole blocks, when ``size`` is None.
+
+    With a size, a file that does not exist is made, sparse.  The file is locked: a second target cannot open it for
+    writing, nor can one be opened that is being written.  Opening does a little blocking work; do it at start-up.
+
+    Raises UsageError when path, size and file do not fit together, BackendError when the system refuses.
+    """
+
+    __slots__ = ("_fd", "_inline", "_lost", "_pool")
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        size: int | None = None,
+        *,
+        block_size: int = 512,
+        read_only: bool = False,
+        threads: int = DEFAULT_THREADS,
+    ) -> None:
+        self.name = os.fspath(path)
+        self.block_size = block_size
+        self.read_only = read_only
+        self.capabilities = BackendCap.NONE if read_only else BackendCap.WRITE_CACHE
+        if size is not None and (size <= 0 or size % block_size):
+            raise UsageError(f"{self.name}: size {size} is not a positive multiple of the block size {block_size}")
+        self._fd = _open(self.name, size, read_only=read_only)
+        try:
+            _lock(self._fd, self.name, read_only=read_only)
+            self.blocks = _usable(self._fd, self.name, size, create=not read_only) // block_size
+            if not self.blocks:
+                raise UsageError(f"{self.name} is smaller than one block of {block_size} bytes; give a size")
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="backend")
+        self._inline = True
+        self._lost: BackendError | None = None
+
+    async def readv(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        """See :meth:`Backend.readv`.  What the page cache has is taken without a change of threads."""
+        length = sum(map(len, buffers))
+        check_bounds(self, offset, length)
+        done = self._read_cached(offset, buffers) if self._inline and length <= INLINE_READ else 0
+        if done < length:
+            await self._run(self._move, os.preadv, offset + done, _skip(buffers, done), 0)
+
+    def _read_cached(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Bytes that could be read without waiting; whatever goes wrong is left to the pool to find again."""
+        try:
+            return os.preadv(self._fd, buffers[:MAX_IOV], offset, os.RWF_NOWAIT)
+        except OSError as error:
+            self._inline = error.errno not in _NO_NOWAIT
+            return 0
+
+    async def writev(self, offset: int, buffers: Sequence[memoryview], fua: bool) -> None:
+        """See :meth:`Backend.writev`.  FUA is RWF_DSYNC: as fdatasync, for these bytes only."""
+        check_bounds(self, offset, sum(map(len, buffers)), write=True)
+        if fua and self._lost is not None:
+            raise self._lost
+        await self._run(self._move, os.pwritev, offset, buffers, os.RWF_DSYNC if fua else 0)
+
+    async def flush(self) -> None:
+        """See :meth:`Backend.flush`: fdatasync.
+
+        After a failed one the kernel may have dropped the writes it could not store, and would not say so again; so
+        from then on every flush and every FUA write fails, until the file is opened anew.
+        """
+        if self._lost is not None:
+            raise self._lost
+        if not self.read_only:
+            await self._run(self._sync)
+
+    async def close(self) -> None:
+        """See :meth:`Backend.close`."""
+        if self._fd < 0:
+            return
+        try:
+            await self.flush()
+        finally:
+            await asyncio.to_thread(self._pool.shutdown)
+            os.close(self._fd)
+            self._fd = -1
+
+    async def _run(self, work: Callable[..., None], *arguments: object) -> None:
+        """Run in the pool.  The work outlives a cancellation of the caller, so that is waited out: it uses buffers."""
+        if self._fd < 0:
+            raise BackendError(f"{self.name} is closed", medium=False)
+        future = asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait((future,))
+            raise
+
+    def _move(self, operation: _Operation, offset: int, buffers: Sequence[memoryview], flags: int) -> None:
+        """All of ``buffers``, however few bytes the system moves at a time."""
+        while buffers:
+            try:
+                done = operation(self._fd, buffers[:MAX_IOV], offset, flags)
+            except OSError as error:
+                raise _mapped(error, self.name, operation.__name__, offset) from error
+            if not done:
+                raise BackendError(f"{self.name} ends at byte {offset}, before its {self.size}: who cut it?")
+            offset += done
+            buffers = _skip(buffers, done)
+
+    def _sync(self) -> None:
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            self._lost = _mapped(error, self.name, "fdatasync", 0)
+            raise self._lost from error
+
+
+def _skip(buffers: Sequence[memoryview], done: int) -> Sequence[memoryview]:
+    """What is left of ``buffers`` after ``done`` bytes; no empty ones at the front, so none at all when all is done."""
+    for index, buffer in enumerate(buffers):
+        if done < len(buffer):
+            return [buffer[done:], *itertools.islice(buffers, index + 1, None)] if done else buffers[index:]
+        done -= len(buffer)
+    return ()
+
+
+def _open(path: str, size: int | None, *, read_only: bool) -> int:
+    create = os.O_CREAT if size is not None and not read_only else 0
+    try:
+        return os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | create | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError as error:
+        hint = "a read-only one is never made" if read_only else "give a size to have it made"
+        raise BackendError(f"{path} does not exist; {hint}", medium=False) from error
+    except OSError as error:
+        raise BackendError(f"{path} cannot be opened: {error.strerror}", medium=False) from error
+
+
+def _lock(fd: int, path: str, *, read_only: bool) -> None:
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        raise BackendError(f"{path} is in use by another target or LUN; stop that one first", medium=False) from error
+
+
+def _usable(fd: int, path: str, size: int | None, *, create: bool) -> int:
+    """The bytes to serve.  A new or empty file grows to ``size``; one that holds data is never grown or cut."""
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+        raise UsageError(f"{path} is neither a file nor a block device")
+    found = os.lseek(fd, 0, os.SEEK_END)
+    if size is None or found >= size:
+        return found if size is None else size
+    if found or not create or not stat.S_ISREG(mode):
+        raise UsageError(f"{path} has {found} bytes, less than the size {size}; lower the size or enlarge the file")
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        raise _mapped(error, path, "ftruncate", 0) from error
+    return size
+
+
+def _mapped(error: OSError, path: str, operation: str, offset: int) -> BackendError:
+    """The error of the system, in our tree: a full disk, a bad medium, or anything else as a fault of the machinery."""
+    full = error.errno in _FULL
+    medium = full or error.errno == errno.EIO
+    return BackendError(f"{path}: {operation} at byte {offset}: {error.strerror}", medium=medium, space=full)

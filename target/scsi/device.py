@@ -1,0 +1,155 @@
+"""The target device: finds the logical unit of a task, reports unit attentions, hands the command to its handler."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from iser.errors import BackendError, UsageError
+from iser.scsi.cdb import cdb_length
+from iser.scsi.codes import (
+    BUS_DEVICE_RESET,
+    COMMANDS_CLEARED,
+    INVALID_FIELD_IN_CDB,
+    INVALID_OPCODE,
+    LUN_NOT_SUPPORTED,
+    NO_SENSE,
+    SenseCode,
+)
+from iser.scsi.const import Opcode, Status
+from iser.scsi.lun import REPORT_LUNS_WLUN, build_lun_list, lun_forms
+from iser.scsi.sense import build_sense
+from target.scsi.commands import COMMANDS
+from target.scsi.inquiry import no_unit_inquiry
+from target.scsi.media import Handler
+from target.scsi.nexus import Nexus
+from target.scsi.plan import Done, Plan, ScsiTask
+from target.scsi.unit import Identity, LogicalUnit, complete_error
+
+__all__ = ["MAX_LUNS", "TargetDevice"]
+
+#: The most logical units of one target.
+MAX_LUNS: Final = 1024
+
+#: Commands that a waiting unit attention does not stop (SAM-5 5.14).
+_PASS_ATTENTION = frozenset((Opcode.INQUIRY, Opcode.REPORT_LUNS, Opcode.REQUEST_SENSE))
+_DESC = 0x01
+_WELL_KNOWN_ONLY = 1
+_KNOWN_SELECTS = (0, 1, 2)
+
+
+class TargetDevice:
+    """The SCSI target device behind one iSCSI target name; ``luns`` maps LUN numbers to logical units.
+
+    Raises UsageError for more than MAX_LUNS units or a number that cannot be addressed.
+    """
+
+    def __init__(self, name: str, luns: Mapping[int, LogicalUnit]) -> None:
+        if len(luns) > MAX_LUNS:
+            raise UsageError(f"{name}: {len(luns)} LUNs are more than {MAX_LUNS}; spread them over several targets")
+        self.name = name
+        self.luns = dict(sorted(luns.items()))
+        self._units = {field: unit for lun, unit in self.luns.items() for field in lun_forms(lun)}
+        self._identity = Identity.derive(name, 0)
+        self._lun_list = build_lun_list(self.luns)
+        self._nexuses: set[Nexus] = set()
+        self._handlers: dict[int, Handler] = {command.opcode: command.handler for command in COMMANDS}
+        self._handlers[Opcode.REQUEST_SENSE] = self._request_sense
+        self._handlers[Opcode.REPORT_LUNS] = lambda unit, task: self._report_luns(
+            task, descriptor=unit.descriptor_sense
+        )
+
+    def attach(self, name: str) -> Nexus:
+        """A new I_T nexus; its first command to each unit will find POWER ON.  Give it back to :meth:`detach`."""
+        nexus = Nexus(name, self.luns.values())
+        self._nexuses.add(nexus)
+        return nexus
+
+    def detach(self, nexus: Nexus) -> None:
+        """The nexus is lost.  Idempotent."""
+        self._nexuses.discard(nexus)
+
+    def unit(self, lun_field: int) -> LogicalUnit | None:
+        """The logical unit that the 64-bit LUN field addresses."""
+        return self._units.get(lun_field)
+
+    def start(self, task: ScsiTask) -> Plan:
+        """Check ``task`` and say how to carry it out.  Never raises for what an initiator may send."""
+        cdb = task.cdb
+        unit = self._units.get(task.lun)
+        handler = self._handlers.get(cdb[0]) if len(cdb) >= 16 else None
+        if unit is None or handler is None or task.nexus.pending:
+            return self._start_checked(unit, task)
+        return handler(unit, task)
+
+    def _start_checked(self, unit: LogicalUnit | None, task: ScsiTask) -> Plan:
+        """As :meth:`start`, for whatever is not the plain case."""
+        opcode = task.cdb[0] if task.cdb else -1
+        if unit is None:
+            return self._no_unit(opcode, task)
+        if opcode not in _PASS_ATTENTION:
+            code = task.nexus.take_attention(unit)
+            if code is not None:
+                return unit.check(code)
+        handler = self._handlers.get(opcode)
+        if handler is None:
+            return unit.check(INVALID_OPCODE, field=0)
+        if len(task.cdb) < cdb_length(opcode):
+            return unit.check(INVALID_FIELD_IN_CDB, field=len(task.cdb))
+        return handler(unit, task)
+
+    def _no_unit(self, opcode: int, task: ScsiTask) -> Done:
+        """What a LUN that is not there answers (SPC-4 6.6.2, 6.33, 6.39)."""
+        complete = len(task.cdb) >= cdb_length(opcode) if opcode >= 0 else False
+        if complete and opcode == Opcode.INQUIRY and not task.cdb[1] & 1:
+            return no_unit_inquiry(self._identity, task)
+        if complete and opcode == Opcode.REPORT_LUNS and task.lun in (0, REPORT_LUNS_WLUN):
+            return self._report_luns(task, descriptor=False)
+        if complete and opcode == Opcode.REQUEST_SENSE:
+            return _sense_data(task, LUN_NOT_SUPPORTED)
+        return Done(Status.CHECK_CONDITION, build_sense(LUN_NOT_SUPPORTED))
+
+    def _request_sense(self, unit: LogicalUnit, task: ScsiTask) -> Plan:
+        """Sense travels with the status, so all there can be is a unit attention, which this takes."""
+        return _sense_data(task, task.nexus.take_attention(unit) or NO_SENSE)
+
+    def _report_luns(self, task: ScsiTask, *, descriptor: bool) -> Done:
+        select = task.cdb[2]
+        if select not in _KNOWN_SELECTS:
+            sense = build_sense(INVALID_FIELD_IN_CDB, field=2, descriptor=descriptor)
+            return Done(Status.CHECK_CONDITION, sense)
+        data = build_lun_list(()) if select == _WELL_KNOWN_ONLY else self._lun_list
+        return Done(data_in=data[: int.from_bytes(task.cdb[6:10], "big")])
+
+    def lun_reset(self, unit: LogicalUnit, by: Nexus | None = None) -> None:
+        """Tell every nexus but ``by`` that ``unit`` was reset.  Ending its tasks is the session layer's."""
+        for nexus in self._nexuses:
+            if nexus is not by:
+                nexus.raise_attention(unit, BUS_DEVICE_RESET)
+
+    def target_reset(self, by: Nexus | None = None) -> None:
+        """:meth:`lun_reset` of every unit."""
+        for unit in self.luns.values():
+            self.lun_reset(unit, by)
+
+    def commands_cleared(self, unit: LogicalUnit, victims: Iterable[Nexus]) -> None:
+        """Tell ``victims`` that another initiator ended their tasks on ``unit`` (CLEAR TASK SET)."""
+        for nexus in victims:
+            nexus.raise_attention(unit, COMMANDS_CLEARED)
+
+    def complete_error(self, error: BackendError, write: bool) -> Done:
+        """How a command ends whose media access failed, in fixed format; a unit's own method minds its D_SENSE."""
+        return complete_error(error, write)
+
+    async def close(self) -> None:
+        """Close every backend, all of them even if one fails; raises the first BackendError."""
+        results = await asyncio.gather(*(unit.backend.close() for unit in self.luns.values()), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+
+def _sense_data(task: ScsiTask, code: SenseCode) -> Done:
+    """``code`` as the data of REQUEST SENSE, in the format that its DESC bit asks for."""
+    return Done(data_in=build_sense(code, descriptor=bool(task.cdb[1] & _DESC))[: task.cdb[4]])
