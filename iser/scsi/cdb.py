@@ -95,15 +95,15 @@ def _parse_6(cdb: bytes) -> tuple[int, int, int]:
 
 
 def _parse_10(cdb: bytes) -> tuple[int, int, int]:
-    return _TRANSFER_10.unpack_from(cdb)[1:]  # type: ignore[return-value]  # struct yields Any
+    return _TRANSFER_10.unpack_from(cdb)[1:]
 
 
 def _parse_12(cdb: bytes) -> tuple[int, int, int]:
-    return _TRANSFER_12.unpack_from(cdb)[1:]  # type: ignore[return-value]
+    return _TRANSFER_12.unpack_from(cdb)[1:]
 
 
 def _parse_16(cdb: bytes) -> tuple[int, int, int]:
-    return _TRANSFER_16.unpack_from(cdb)[1:]  # type: ignore[return-value]
+    return _TRANSFER_16.unpack_from(cdb)[1:]
 
 
 #: How to take (flags, lba, blocks) from the CDB of each media command: plain tuples, for this runs once per I/O.

@@ -25,6 +25,7 @@ _VALID = 0x80
 _SKSV_IN_CDB = 0xC0
 _TYPE_INFORMATION = 0x00
 _TYPE_SKS = 0x02
+_STATUSES = frozenset(Status)
 
 
 class Sense(NamedTuple):
@@ -63,18 +64,12 @@ def build_sense(
     """
     if descriptor:
         return _build_descriptor(code, information, field)
-    valid = information is not None and information <= 0xFFFFFFFF
+    if information is None or information > 0xFFFFFFFF:
+        response, information = 0x70, 0
+    else:
+        response = 0x70 | _VALID
     sks, pointer = (0, 0) if field is None else (_SKSV_IN_CDB, field)
-    return _FIXED.pack(
-        0x70 | (_VALID if valid else 0),
-        code.key,
-        information or 0 if valid else 0,
-        10,
-        code.asc,
-        code.ascq,
-        sks,
-        pointer,
-    )
+    return _FIXED.pack(response, code.key, information, 10, code.asc, code.ascq, sks, pointer)
 
 
 def _build_descriptor(code: SenseCode, information: int | None, field: int | None) -> bytes:
@@ -139,7 +134,7 @@ def scsi_error(status: int, sense: bytes | memoryview = b"", what: str = "the co
 
     Never raises: sense that cannot be decoded is named as such in the message and left raw in the exception.
     """
-    name = Status(status).name.replace("_", " ") if status in Status else f"status {status:#04x}"
+    name = Status(status).name.replace("_", " ") if status in _STATUSES else f"status {status:#04x}"
     raw = bytes(sense)
     if not raw:
         return ScsiError(f"{what} ended in {name}", status)

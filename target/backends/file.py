@@ -67,7 +67,7 @@ class FileBackend(Backend):
             raise
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="backend")
         self._inline = True
-        self._lost: BackendError | None = None
+        self._lost: OSError | None = None
 
     async def readv(self, offset: int, buffers: Sequence[memoryview]) -> None:
         """See :meth:`Backend.readv`.  What the page cache has is taken without a change of threads."""
@@ -88,8 +88,8 @@ class FileBackend(Backend):
     async def writev(self, offset: int, buffers: Sequence[memoryview], fua: bool) -> None:
         """See :meth:`Backend.writev`.  FUA is RWF_DSYNC: as fdatasync, for these bytes only."""
         check_bounds(self, offset, sum(map(len, buffers)), write=True)
-        if fua and self._lost is not None:
-            raise self._lost
+        if fua:
+            self._check_lost()
         await self._run(self._move, os.pwritev, offset, buffers, os.RWF_DSYNC if fua else 0)
 
     async def flush(self) -> None:
@@ -98,8 +98,7 @@ class FileBackend(Backend):
         After a failed one the kernel may have dropped the writes it could not store, and would not say so again; so
         from then on every flush and every FUA write fails, until the file is opened anew.
         """
-        if self._lost is not None:
-            raise self._lost
+        self._check_lost()
         if not self.read_only:
             await self._run(self._sync)
 
@@ -141,8 +140,12 @@ class FileBackend(Backend):
         try:
             os.fdatasync(self._fd)
         except OSError as error:
-            self._lost = _mapped(error, self.name, "fdatasync", 0)
-            raise self._lost from error
+            self._lost = error
+            raise _mapped(error, self.name, "fdatasync", 0) from error
+
+    def _check_lost(self) -> None:
+        if self._lost is not None:
+            raise _mapped(self._lost, self.name, "an earlier fdatasync", 0) from self._lost
 
 
 def _skip(buffers: Sequence[memoryview], done: int) -> Sequence[memoryview]:

@@ -56,9 +56,7 @@ class TargetDevice:
         self._nexuses: set[Nexus] = set()
         self._handlers: dict[int, Handler] = {command.opcode: command.handler for command in COMMANDS}
         self._handlers[Opcode.REQUEST_SENSE] = self._request_sense
-        self._handlers[Opcode.REPORT_LUNS] = lambda unit, task: self._report_luns(
-            task, descriptor=unit.descriptor_sense
-        )
+        self._handlers[Opcode.REPORT_LUNS] = self._report_luns_of_unit
 
     def attach(self, name: str) -> Nexus:
         """A new I_T nexus; its first command to each unit will find POWER ON.  Give it back to :meth:`detach`."""
@@ -113,6 +111,9 @@ class TargetDevice:
     def _request_sense(self, unit: LogicalUnit, task: ScsiTask) -> Plan:
         """Sense travels with the status, so all there can be is a unit attention, which this takes."""
         return _sense_data(task, task.nexus.take_attention(unit) or NO_SENSE)
+
+    def _report_luns_of_unit(self, unit: LogicalUnit, task: ScsiTask) -> Plan:
+        return self._report_luns(task, descriptor=unit.descriptor_sense)
 
     def _report_luns(self, task: ScsiTask, *, descriptor: bool) -> Done:
         select = task.cdb[2]

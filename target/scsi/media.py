@@ -78,7 +78,10 @@ def _refuse(lu: LogicalUnit, task: ScsiTask, fields: Transfer) -> Done | None:
 
 
 def synchronize_cache(lu: LogicalUnit, task: ScsiTask) -> Plan:
-    """SYNCHRONIZE CACHE: always of all blocks, and never early: IMMED allows an early answer, it does not ask for one."""
+    """SYNCHRONIZE CACHE of all blocks, whatever the range.
+
+    The answer never comes early: IMMED allows that, it does not ask for it (SBC-3 5.26).
+    """
     _, lba, blocks = TRANSFER_PARSERS[task.cdb[0]](task.cdb)
     if lba + blocks > lu.blocks:
         return lu.check(LBA_OUT_OF_RANGE, information=max(lba, lu.blocks))
