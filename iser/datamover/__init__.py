@@ -1,1 +1,28 @@
-"""TODO."""
+"""The Datamover Architecture (RFC 5047) and its iSER datamover (RFC 7145)."""
+
+from __future__ import annotations
+
+from iser.datamover.api import (
+    Datamover,
+    DatamoverState,
+    DatamoverUser,
+    InitiatorDatamover,
+    TargetDatamover,
+    TargetDatamoverUser,
+    TaskBuffers,
+)
+from iser.datamover.initiator import IserInitiator, IserInitiatorOptions
+from iser.datamover.target import IserTarget
+
+__all__ = [
+    "Datamover",
+    "DatamoverState",
+    "DatamoverUser",
+    "InitiatorDatamover",
+    "IserInitiator",
+    "IserInitiatorOptions",
+    "IserTarget",
+    "TargetDatamover",
+    "TargetDatamoverUser",
+    "TaskBuffers",
+]

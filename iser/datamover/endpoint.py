@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import Final
 
 from iser.datamover.api import Datamover, DatamoverState, DatamoverUser
 from iser.errors import IserError, LocalProtocolError, PduError, RemoteProtocolError
@@ -129,7 +129,7 @@ class Endpoint(Datamover):
             if status:
                 self._failed(opcode, status)
             elif opcode is WcOpcode.RECV:
-                slot = slots[cast("int", wr_id)]
+                slot = slots[wr_id]  # type: ignore[call-overload]  # receives are posted by slot number
                 if self.state is not DatamoverState.CLOSED:
                     self._receive(slot[:byte_len], invalidated)
                     qp.post_recv(wr_id, slot)

@@ -24,19 +24,15 @@ class _Tags(NamedTuple):
 
 
 class IserTarget(Endpoint, TargetDatamover):
-    """See :class:`TargetDatamover`.  Made by :meth:`accept`."""
+    """See :class:`TargetDatamover`.  :meth:`accept` comes first of all."""
 
     def __init__(self, user: TargetDatamoverUser) -> None:
         super().__init__(user)
         self._target_user = user
         self._tags: dict[int, _Tags] = {}
 
-    @classmethod
-    async def accept(
-        cls, request: ConnectRequest, user: TargetDatamoverUser, queue_depth: int, *, remote_invalidate: bool
-    ) -> IserTarget:
+    async def accept(self, request: ConnectRequest, queue_depth: int, *, remote_invalidate: bool) -> None:
         """Accept a connection, its first login receives posted.  Raises ConnectionFailed."""
-        self = cls(user)
         self._remote_invalidate = remote_invalidate and invalidation_offered(request.info.private_data)
         qp = self.setup(request.device, queue_depth)
         limits = request.device.attributes
@@ -49,7 +45,6 @@ class IserTarget(Endpoint, TargetDatamover):
             ),
         )
         self.name = qp.name
-        return self
 
     @property
     def remote_invalidate(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from iser.sg.counters import RegistrationCounters
 from iser.sg.planner import STRATEGY_NAMES, Planner
 from iser.sg.registration import Direction, Registration
-from iser.sg.sglist import Buffer, SgList
+from iser.sg.sglist import Buffer, SgList, scatter, slice_views
 from iser.sg.shape import SgClass, Shape, shape_of
 
 __all__ = [
@@ -18,5 +18,7 @@ __all__ = [
     "SgClass",
     "SgList",
     "Shape",
+    "scatter",
     "shape_of",
+    "slice_views",
 ]

@@ -8,7 +8,7 @@ from typing import Final
 
 from iser.errors import UsageError
 
-__all__ = ["Buffer", "SgList", "address_of"]
+__all__ = ["Buffer", "SgList", "address_of", "scatter", "slice_views"]
 
 # What the buffer protocol accepts; ``array.array``, ``mmap`` and numpy arrays count too.
 Buffer = bytes | bytearray | memoryview
@@ -110,29 +110,39 @@ class SgList:
 
     def scatter(self, source: memoryview) -> None:
         """Copy ``source``, at most ``length`` bytes, over the list from its first byte on."""
-        at = 0
-        total = len(source)
-        for view, length in zip(self.views, self.lengths, strict=True):
-            if at + length > total:
-                view[: total - at] = source[at:]
-                return
-            view[:] = source[at : at + length]
-            at += length
+        scatter(source, self.views)
 
     def slice(self, offset: int, length: int) -> list[memoryview]:
         """The pieces that make up ``length`` bytes from ``offset`` on."""
-        pieces = []
-        for view, size in zip(self.views, self.lengths, strict=True):
-            if offset >= size:
-                offset -= size
-                continue
-            if length <= 0:
-                break
-            piece = view[offset : offset + length]
-            pieces.append(piece)
-            length -= len(piece)
-            offset = 0
-        return pieces
+        return slice_views(self.views, offset, length)
+
+
+def slice_views(views: Sequence[memoryview], offset: int, length: int) -> list[memoryview]:
+    """The pieces of ``views`` that make up ``length`` bytes from ``offset`` on, or what there is of them."""
+    pieces = []
+    for view in views:
+        size = len(view)
+        if offset >= size:
+            offset -= size
+            continue
+        if length <= 0:
+            break
+        piece = view[offset : offset + length]
+        pieces.append(piece)
+        length -= len(piece)
+        offset = 0
+    return pieces
+
+
+def scatter(source: memoryview | bytes | bytearray, views: Sequence[memoryview]) -> None:
+    """Copy ``source`` over ``views``, from their first byte on, as far as both go."""
+    at, total = 0, len(source)
+    for view in views:
+        length = min(len(view), total - at)
+        if not length:
+            return
+        view[:length] = source[at : at + length]
+        at += length
 
 
 def _pieces(buffers: Buffer | Iterable[Buffer]) -> Iterable[Buffer]:

@@ -1,0 +1,197 @@
+"""One iSER connection at the target: accept, log in, run the session, clean up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from iser.datamover import IserTarget
+from iser.errors import ConnectionLost, IserError, PduError
+from iser.login import TargetAddress, TargetLogin, TargetLoginConfig, TargetRecord, TextResponder, Wishes
+from iser.pdu import Pdu, TaskManagementRequest
+from iser.rdma.api import ConnectRequest
+from target.execution import Execution
+from target.registry import Registry
+from target.session import Session
+from target.staging import StagingPool
+
+__all__ = ["LOGIN_TIMEOUT", "Connection", "ConnectionSettings"]
+
+LOGIN_TIMEOUT: Final = 15.0  # seconds from the connection to the full-feature phase
+
+log = logging.getLogger("iser.target")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """What all connections of a server share.  ``queue_depth`` is the command window of a session."""
+
+    queue_depth: int = 128
+    remote_invalidate: bool = True
+    login_timeout: float = LOGIN_TIMEOUT
+    wishes: Wishes = field(default_factory=Wishes)
+
+
+class Connection:
+    """The datamover's user, and the owner of the session on it.  Run :meth:`serve` once."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        staging: StagingPool,
+        settings: ConnectionSettings,
+        addresses: Callable[[tuple[str, int]], list[TargetAddress]],
+    ) -> None:
+        self._registry = registry
+        self._staging = staging
+        self._settings = settings
+        self._addresses = addresses
+        self._datamover = IserTarget(self)
+        self._login = TargetLogin(
+            TargetLoginConfig(transport="iser", wishes=settings.wishes, command_window=settings.queue_depth),
+            None,
+            registry,
+        )
+        self._ended = asyncio.Event()
+        self._local: tuple[str, int] = ("", 0)
+        self.session: Session | None = None
+
+    async def serve(self, request: ConnectRequest) -> None:
+        """Accept ``request`` and stay until the connection has ended and all it held is free."""
+        self._local = request.info.local_address
+        settings = self._settings
+        try:
+            await self._datamover.accept(request, settings.queue_depth, remote_invalidate=settings.remote_invalidate)
+        except IserError as error:
+            log.info("%s: not accepted: %s", self._datamover.name, error)
+            return
+        timer = asyncio.get_running_loop().call_later(settings.login_timeout, self._login_overdue)
+        try:
+            await self._ended.wait()
+        finally:
+            timer.cancel()
+            await self._clean_up()
+
+    def end(self, why: str) -> None:
+        """End the connection in an orderly way, its running tasks dropped."""
+        if not self._ended.is_set():
+            log.info("%s: closing: %s", self._datamover.name, why)
+            if self.session:
+                self.session.abort_all()
+            self._datamover.connection_terminate()
+            self._ended.set()
+
+    @property
+    def idle(self) -> bool:
+        """True when no task is running."""
+        return not (self.session and self.session.tasks)
+
+    # Up-calls of the datamover
+
+    def control_notify(self, pdu: Pdu) -> None:
+        """See :class:`DatamoverUser`."""
+        if self.session:
+            self.session.control_notify(pdu)
+        else:
+            self._login_request(pdu)
+
+    def malformed_notify(self, error: PduError, bhs: bytes) -> None:
+        """See :class:`DatamoverUser`.  Before a session there is nothing that a Reject could belong to."""
+        if self.session is None:
+            raise error
+        self.session.malformed_notify(error, bhs)
+
+    def data_completion_notify(self, itt: int, sn: int) -> None:
+        """See :class:`TargetDatamoverUser`."""
+        if self.session:
+            self.session.data_completion_notify(itt, sn)
+
+    def connection_terminate_notify(self, reason: IserError | None) -> None:
+        """See :class:`DatamoverUser`."""
+        log.info("%s: connection ended: %s", self._datamover.name, reason or "the initiator closed it")
+        if self.session:
+            self.session.connection_lost()
+        self._ended.set()
+
+    # What the session asks for
+
+    def manage_tasks(self, session: Session, bhs: TaskManagementRequest, done: Callable[[int], None]) -> None:
+        """See :class:`SessionOwner`."""
+
+        def answer(code: int) -> None:
+            if not self._ended.is_set():
+                done(code)
+
+        self._registry.targets[session.login.target_name].tasks.manage(session, bhs, answer)
+
+    def logged_out(self, session: Session) -> None:
+        """See :class:`SessionOwner`."""
+        del session
+        self.end("logout")
+
+    def _login_request(self, pdu: Pdu) -> None:
+        login = self._login
+        if login.failed:
+            return
+        response = login.receive(pdu)
+        if login.done:
+            self._begin_session(response)
+            return
+        self._datamover.send_control(response)
+        if login.failure:
+            self.end(f"login refused: {login.failure}")
+
+    def _begin_session(self, response: Pdu) -> None:
+        result, datamover = self._login.result, self._datamover
+        datamover.notice_key_values(result.params)
+        datamover.allocate_connection_resources(self._settings.queue_depth)
+        datamover.send_control(response)
+        datamover.enable_datamover()
+        target = self._registry.targets.get(result.target_name) if not result.discovery else None
+        nexus = target.device.attach(f"{result.initiator_name},i,0x{result.isid.hex()}") if target else None
+
+        def execution(session: Session) -> Execution:
+            assert target is not None
+            assert nexus is not None
+            return Execution(target.device, nexus, datamover, result.params, self._staging, session.finish)
+
+        text = TextResponder(result.params, self._records, transport="iser")
+        session = Session(self, result, datamover, execution if target else None, text, self._settings.queue_depth)
+        self.session = session
+        log.info(
+            "%s: %s logged in to %s%s",
+            datamover.name,
+            result.initiator_name,
+            result.target_name or "discovery",
+            ", remote invalidation on" if datamover.remote_invalidate else "",
+        )
+        old = self._registry.enter(session, nexus)
+        if old is not None:
+            old.replaced()
+
+    def replaced(self, session: Session) -> None:
+        """See :class:`SessionOwner`."""
+        del session
+        self.end("the initiator logged in anew")
+
+    def _records(self, wanted: str) -> list[TargetRecord]:
+        return self._registry.records(wanted, self._addresses(self._local))
+
+    def _login_overdue(self) -> None:
+        if self.session is None:
+            self._datamover.abort(ConnectionLost(f"no login within {self._settings.login_timeout:g} seconds"))
+
+    async def _clean_up(self) -> None:
+        await self._datamover.close()
+        session = self.session
+        if session is None:
+            if self._login.done:
+                self._registry.forget(self._login.result.tsih)
+            return
+        session.connection_lost()
+        self._registry.leave(session)
+        if session.execution:
+            await session.execution.idle()

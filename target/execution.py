@@ -1,0 +1,312 @@
+"""Carry out SCSI commands: ask the device server for a plan, move the data that it needs, answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
+
+from iser.datamover import TargetDatamover
+from iser.errors import BackendError, PduError
+from iser.login import NegotiatedParameters
+from iser.pdu import COMMAND_ATTRIBUTE_MASK, COMMAND_READ, COMMAND_WRITE, FINAL, DataOut, Pdu, ScsiCommand, full_cdb
+from iser.pdu.const import RejectReason
+from iser.scsi.const import Status
+from iser.sg import scatter, slice_views
+from target.scsi import GOOD, Async, Done, Nexus, ReadMedia, ScsiTask, TargetDevice, WriteMedia
+from target.staging import StagingPool
+from target.task import Task
+
+__all__ = ["MAX_PARAMETER_LIST", "Execution", "Finish"]
+
+MAX_PARAMETER_LIST: Final = 16 << 20  # bytes of data-out that a command other than a media write may bring
+
+log = logging.getLogger("iser.target")
+
+#: Called once for each task that ends with a status: the task, its outcome, and the bytes its CDB asked to move.
+Finish = Callable[[Task, Done, int], None]
+
+
+class Execution:
+    """The running commands of one session."""
+
+    def __init__(
+        self,
+        device: TargetDevice,
+        nexus: Nexus,
+        datamover: TargetDatamover,
+        params: NegotiatedParameters,
+        staging: StagingPool,
+        finish: Finish,
+    ) -> None:
+        self._device = device
+        self._nexus = nexus
+        self._datamover = datamover
+        self._params = params
+        self._staging = staging
+        self._finish = finish
+        self._sn = 0
+        self._reads: dict[int, Task] = {}
+        self._puts: dict[int, memoryview] = {}
+        self._jobs: set[asyncio.Task[None]] = set()
+
+    def start(self, pdu: Pdu, bhs: ScsiCommand) -> Task:
+        """Begin a command; it may be finished on return.  Raises PduError for one that breaks the session's rules."""
+        unsolicited = self._check(bhs)
+        cdb = full_cdb(bhs, pdu.ahs) if pdu.ahs else bhs.cdb
+        scsi = ScsiTask(bhs.lun, cdb, bhs.itt, bhs.flags & COMMAND_ATTRIBUTE_MASK, bhs.edtl, self._nexus)
+        plan = self._device.start(scsi)
+        task = Task(bhs, scsi, plan, unsolicited)
+        task.received = len(pdu.data)
+        kind = type(plan)
+        if kind is ReadMedia:
+            self._read(task, plan)  # type: ignore[arg-type]  # type() is twice as fast as isinstance here
+        elif kind is WriteMedia:
+            self._write(task, plan, pdu.data)  # type: ignore[arg-type]
+        elif kind is Done:
+            self._done(task, plan)  # type: ignore[arg-type]
+        else:
+            self._parameters(task, plan, pdu.data)  # type: ignore[arg-type]
+        return task
+
+    def data_out(self, task: Task, bhs: DataOut, data: memoryview | bytes) -> None:
+        """Unsolicited data of a running task.  Raises PduError when it is not what was agreed."""
+        length = len(data)
+        if bhs.data_sn != task.data_sn or bhs.buffer_offset != task.received or length > task.unsolicited:
+            raise PduError(
+                f"the initiator sent a Data-Out out of place: DataSN {bhs.data_sn}, offset {bhs.buffer_offset}, "
+                f"{length} bytes; expected {task.data_sn}, {task.received} and up to {task.unsolicited}",
+                RejectReason.PROTOCOL_ERROR,
+            )
+        if task.early is not None:
+            task.early += data
+        elif task.sink:
+            scatter(data, slice_views(task.sink, task.received, task.wanted - task.received))
+        task.data_sn += 1
+        task.received += length
+        task.unsolicited -= length
+        if bool(bhs.flags & FINAL) != (task.unsolicited == 0):
+            raise PduError(f"the initiator ended its unsolicited data {task.unsolicited} bytes off the agreed length")
+        if not task.unsolicited and task.sink:
+            self._collected(task)
+
+    def data_completed(self, sn: int) -> None:
+        """The data movement numbered ``sn`` is complete."""
+        staging = self._puts.pop(sn, None)
+        if staging is not None:
+            self._staging.give(staging)
+            return
+        task = self._reads.pop(sn, None)
+        if task is not None:
+            task.moving = False
+            self._collected(task)
+
+    def abort(self, task: Task) -> None:
+        """End a task without a response, now or as soon as its memory is no longer in use."""
+        task.aborted = True
+        if not task.busy:
+            self._end(task)
+
+    def connection_lost(self) -> None:
+        """The queue pair is flushed: nothing moves any more."""
+        reads, self._reads = self._reads, {}
+        for task in reads.values():
+            task.moving = False
+            self.abort(task)
+        puts, self._puts = self._puts, {}
+        for memory in puts.values():
+            self._staging.give(memory)
+
+    async def idle(self) -> None:
+        """Wait for the coroutines that work for tasks."""
+        if self._jobs:
+            await asyncio.wait(self._jobs)
+
+    def _check(self, bhs: ScsiCommand) -> int:
+        """The bytes of write data that come unasked after this PDU."""
+        flags, immediate, edtl = bhs.flags, bhs.data_segment_length, bhs.edtl
+        if flags & COMMAND_READ and flags & COMMAND_WRITE:
+            raise PduError("the initiator sent a bidirectional command, which no device here has", _FIELD)
+        if edtl and not flags & (COMMAND_READ | COMMAND_WRITE):
+            raise PduError(f"the initiator sent EDTL {edtl} with neither the R nor the W bit", _FIELD)
+        burst = min(self._params.first_burst_length, edtl) if flags & COMMAND_WRITE else 0
+        if immediate and (not self._params.immediate_data or immediate > burst):
+            raise PduError(f"the initiator sent {immediate} bytes of immediate data against what was agreed", _PROTOCOL)
+        if flags & FINAL:
+            return 0
+        if self._params.initial_r2t or not burst:
+            raise PduError("the initiator announced unsolicited data although InitialR2T=Yes", _PROTOCOL)
+        return burst - immediate
+
+    # Reads
+
+    def _read(self, task: Task, plan: ReadMedia) -> None:
+        bhs = task.bhs
+        length = min(plan.length, bhs.edtl) if bhs.flags & COMMAND_READ else 0
+        if not length:
+            self._answer(task, GOOD, plan.length)
+            return
+        views = plan.lu.backend.views(plan.offset, length)
+        if views is None:
+            self._spawn(task, self._read_staged(task, plan, length))
+            return
+        self._datamover.put_data(bhs.itt, views, 0, 0, notify=False)
+        self._answer(task, GOOD, plan.length)
+
+    async def _read_staged(self, task: Task, plan: ReadMedia, length: int) -> None:
+        staging = await self._staging.take(length)
+        try:
+            if not task.aborted:
+                await plan.lu.backend.readv(plan.offset, [staging[:length]])
+        except BaseException:
+            self._staging.give(staging)
+            raise
+        if task.aborted:
+            self._staging.give(staging)
+            return
+        self._sn += 1
+        self._puts[self._sn] = staging
+        self._datamover.put_data(task.bhs.itt, [staging[:length]], 0, self._sn, notify=True)
+        self._answer(task, GOOD, plan.length)
+
+    # Writes
+
+    def _write(self, task: Task, plan: WriteMedia, immediate: memoryview | bytes) -> None:
+        bhs = task.bhs
+        length = min(plan.length, bhs.edtl) if bhs.flags & COMMAND_WRITE else 0
+        length -= length % plan.lu.backend.block_size
+        if not length:
+            self._answer(task, GOOD, plan.length)
+            return
+        task.wanted = length
+        views = plan.lu.backend.views(plan.offset, length)
+        if views is None:
+            task.staging = self._staging.try_take(length)
+            if task.staging is None:
+                task.early = bytearray(immediate)
+                self._spawn(task, self._wait_for_staging(task, length))
+                return
+            views = [task.staging[:length]]
+        self._collect(task, views, immediate)
+
+    async def _wait_for_staging(self, task: Task, length: int) -> None:
+        task.staging = staging = await self._staging.take(length)
+        early, task.early = task.early, None
+        if not task.aborted:
+            self._collect(task, [staging[:length]], early or b"")
+
+    def _parameters(self, task: Task, plan: Async, immediate: memoryview | bytes) -> None:
+        length = min(plan.data_out_length, task.bhs.edtl) if task.bhs.flags & COMMAND_WRITE else 0
+        if length > MAX_PARAMETER_LIST:
+            raise PduError(f"the initiator sent {length} bytes of parameters; at most {MAX_PARAMETER_LIST}", _FIELD)
+        task.wanted = length
+        if not length:
+            self._spawn(task, self._run(task, plan))
+            return
+        task.scsi.data_out = memoryview(bytearray(length))
+        self._collect(task, [task.scsi.data_out], immediate)
+
+    def _collect(self, task: Task, sink: Sequence[memoryview], immediate: memoryview | bytes | bytearray) -> None:
+        """Fetch the ``wanted`` bytes into ``sink``; all that comes unasked precedes what is asked for."""
+        task.sink = sink
+        if immediate:
+            scatter(immediate, sink)
+        unasked = task.received + task.unsolicited
+        rest = task.wanted - unasked
+        if rest > 0:
+            self._sn += 1
+            self._reads[self._sn] = task
+            task.moving = True
+            self._datamover.get_data(
+                task.bhs.itt, slice_views(sink, unasked, rest) if unasked else sink, unasked, self._sn
+            )
+        elif not task.unsolicited:
+            self._collected(task)
+
+    def _collected(self, task: Task) -> None:
+        if task.moving or (task.unsolicited and not task.aborted):
+            return
+        if task.aborted:
+            if not task.busy:
+                self._end(task)
+            return
+        plan = task.plan
+        if isinstance(plan, Async):
+            self._spawn(task, self._run(task, plan))
+        elif isinstance(plan, WriteMedia):
+            if task.staging is None and not plan.fua:
+                self._answer(task, GOOD, plan.length)
+            else:
+                self._spawn(task, self._store(task, plan))
+
+    async def _store(self, task: Task, plan: WriteMedia) -> None:
+        backend = plan.lu.backend
+        if task.staging is None:
+            await backend.flush()
+        else:
+            await backend.writev(plan.offset, [task.staging[: task.wanted]], plan.fua)
+        self._answer(task, GOOD, plan.length)
+
+    # Ends
+
+    async def _run(self, task: Task, plan: Async) -> None:
+        self._done(task, await plan.run())
+
+    def _done(self, task: Task, done: Done) -> None:
+        data = done.data_in
+        if not data or task.aborted:
+            self._answer(task, done, task.wanted)
+            return
+        length = min(len(data), task.bhs.edtl) if task.bhs.flags & COMMAND_READ else 0
+        if length:
+            self._datamover.put_data(task.bhs.itt, [memoryview(data)[:length]], 0, 0, notify=False)
+        self._answer(task, done, len(data))
+
+    def _answer(self, task: Task, done: Done, length: int) -> None:
+        if task.aborted:
+            return
+        self._release(task)
+        task.ended = True
+        self._finish(task, done, length)
+
+    def _end(self, task: Task) -> None:
+        """An aborted task's last breath."""
+        if task.ended:
+            return
+        task.ended = True
+        self._release(task)
+        waiters, task.waiters = task.waiters, None
+        for waiter in waiters or ():
+            waiter()
+
+    def _release(self, task: Task) -> None:
+        task.sink = ()
+        if task.staging is not None:
+            self._staging.give(task.staging)
+            task.staging = None
+
+    def _spawn(self, task: Task, work: Coroutine[Any, Any, None]) -> None:
+        task.running = True
+        job = asyncio.get_running_loop().create_task(self._guard(task, work))
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+
+    async def _guard(self, task: Task, work: Coroutine[Any, Any, None]) -> None:
+        """Run ``work``; a backend's fault becomes sense data, and one of ours ends the command and not the session."""
+        try:
+            await work
+        except BackendError as error:
+            log.warning("%s: task %#x: %s", self._datamover.name, task.bhs.itt, error)
+            self._answer(task, self._device.complete_error(error, write=isinstance(task.plan, WriteMedia)), 0)
+        except Exception:
+            log.exception("%s: task %#x: internal error", self._datamover.name, task.bhs.itt)
+            self._answer(task, Done(Status.TASK_ABORTED), 0)
+        finally:
+            task.running = False
+            if task.aborted and not task.busy:
+                self._end(task)
+
+
+_FIELD: Final = RejectReason.INVALID_PDU_FIELD
+_PROTOCOL: Final = RejectReason.PROTOCOL_ERROR

@@ -1,0 +1,139 @@
+"""What this process serves: targets, their sessions, and who may log in (a login's :class:`TargetDirectory`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from iser.login import (
+    ALL_TARGETS,
+    DISCOVERY,
+    Admission,
+    AdmissionRequest,
+    LoginResult,
+    LoginStatus,
+    TargetAddress,
+    TargetRecord,
+    login_error,
+)
+from target.management import TaskManager
+from target.scsi import Nexus, TargetDevice
+from target.session import Session
+
+__all__ = ["DEFAULT_MAX_SESSIONS", "Registry", "ServedTarget"]
+
+DEFAULT_MAX_SESSIONS: Final = 1024
+_MAX_TSIH: Final = 0xFFFF
+
+
+@dataclass(slots=True, eq=False)
+class ServedTarget:
+    """One target name with its device; all its portals are one portal group."""
+
+    device: TargetDevice
+    alias: str = ""
+    portal_group_tag: int = 1
+    sessions: dict[Session, Nexus] = field(default_factory=dict)
+    tasks: TaskManager = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tasks = TaskManager(self.device, self.sessions)
+
+    @property
+    def name(self) -> str:
+        """The iSCSI name."""
+        return self.device.name
+
+
+class Registry:
+    """Targets by name, and every session by its TSIH."""
+
+    def __init__(self, targets: Sequence[ServedTarget], max_sessions: int = DEFAULT_MAX_SESSIONS) -> None:
+        self.targets = {target.name: target for target in targets}
+        self.sessions: dict[int, Session] = {}
+        self.draining = False
+        self._max_sessions = max_sessions
+        self._reserved: set[int] = set()
+        self._last_tsih = 0
+
+    def admit(self, request: AdmissionRequest) -> Admission:
+        """See :class:`TargetDirectory`."""
+        if self.draining:
+            raise login_error(LoginStatus.SERVICE_UNAVAILABLE, "this target is shutting down")
+        if request.session_type == DISCOVERY:
+            return Admission()
+        target = self.targets.get(request.target_name)
+        if target is None:
+            raise login_error(LoginStatus.NOT_FOUND, f"{request.initiator_name} asks for {request.target_name!r}")
+        if request.tsih:
+            self._refuse_joining(request)
+        return Admission(portal_group_tag=target.portal_group_tag, target_alias=target.alias)
+
+    def grant_tsih(self, request: AdmissionRequest) -> int:
+        """See :class:`TargetDirectory`.  The number is held until :meth:`enter` or :meth:`forget`."""
+        if len(self.sessions) + len(self._reserved) >= self._max_sessions and not self._replaces(request):
+            raise login_error(LoginStatus.OUT_OF_RESOURCES, f"there are {self._max_sessions} sessions already")
+        tsih = self._last_tsih
+        while True:
+            tsih = tsih % _MAX_TSIH + 1
+            if tsih not in self.sessions and tsih not in self._reserved:
+                break
+        self._last_tsih = tsih
+        self._reserved.add(tsih)
+        return tsih
+
+    def forget(self, tsih: int) -> None:
+        """A granted number's login came to nothing."""
+        self._reserved.discard(tsih)
+
+    def enter(self, session: Session, nexus: Nexus | None) -> Session | None:
+        """A session begins; returns the one of the same nexus that it reinstates, which must be closed."""
+        login = session.login
+        old = self._same_nexus(login)
+        self._reserved.discard(login.tsih)
+        self.sessions[login.tsih] = session
+        if nexus:
+            self.targets[login.target_name].sessions[session] = nexus
+        return old
+
+    def leave(self, session: Session) -> None:
+        """A session is over.  Idempotent."""
+        login = session.login
+        if self.sessions.get(login.tsih) is session:
+            del self.sessions[login.tsih]
+        target = self.targets.get(login.target_name)
+        nexus = target.sessions.pop(session, None) if target else None
+        if target and nexus:
+            target.device.detach(nexus)
+
+    def records(self, wanted: str, addresses: Sequence[TargetAddress]) -> list[TargetRecord]:
+        """The answer to SendTargets of one name or of all."""
+        return [
+            TargetRecord(name, tuple(address._replace(tpgt=target.portal_group_tag) for address in addresses))
+            for name, target in self.targets.items()
+            if wanted in (ALL_TARGETS, name)
+        ]
+
+    def _refuse_joining(self, request: AdmissionRequest) -> None:
+        """A second connection: every session has MaxConnections=1."""
+        session = self.sessions.get(request.tsih)
+        if session is None or session.login.initiator_name != request.initiator_name:
+            raise login_error(LoginStatus.SESSION_DOES_NOT_EXIST, f"there is no session {request.tsih}")
+        raise login_error(LoginStatus.TOO_MANY_CONNECTIONS, f"session {request.tsih} has its one connection")
+
+    def _replaces(self, request: AdmissionRequest) -> bool:
+        return any(
+            session.login.initiator_name == request.initiator_name
+            and session.login.isid == request.isid
+            and session.login.target_name == request.target_name
+            for session in self.sessions.values()
+        )
+
+    def _same_nexus(self, login: LoginResult) -> Session | None:
+        if login.discovery:
+            return None
+        for session in self.targets[login.target_name].sessions:
+            if session.login.initiator_name == login.initiator_name and session.login.isid == login.isid:
+                return session
+        return None

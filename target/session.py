@@ -1,0 +1,351 @@
+"""A full-feature session at the target: what each PDU does (RFC 7143 sections 4.2 and 11)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from iser.datamover import TargetDatamover
+from iser.errors import IserError, PduError
+from iser.login import LoginResult
+from iser.login.textneg import TextResponder
+from iser.pdu import (
+    COMMAND_WRITE,
+    FINAL,
+    IMMEDIATE,
+    RESERVED_TAG,
+    RESPONSE_OVERFLOW,
+    RESPONSE_UNDERFLOW,
+    DataOut,
+    LogoutRequest,
+    LogoutResponse,
+    NopIn,
+    NopOut,
+    Pdu,
+    Reject,
+    ScsiCommand,
+    ScsiResponse,
+    TaskManagementRequest,
+    TaskManagementResponse,
+    TextRequest,
+    encode_bhs,
+)
+from iser.pdu.const import LogoutReason, LogoutResponseCode, RejectReason
+from iser.scsi.const import Status
+from target.execution import Execution
+from target.numbering import Numbering
+from target.scsi import Done
+from target.task import Task
+
+__all__ = ["MAX_DRAINING", "MAX_IMMEDIATE", "Session", "SessionOwner"]
+
+MAX_IMMEDIATE: Final = 16  # immediate commands running at once; each uses a receive beyond the window
+MAX_DRAINING: Final = 64  # ended commands whose unsolicited data may still come
+
+log = logging.getLogger("iser.target")
+
+
+class SessionOwner(Protocol):
+    """What a session asks of the connection and the server that it lives in."""
+
+    def manage_tasks(self, session: Session, bhs: TaskManagementRequest, done: Callable[[int], None]) -> None:
+        """Carry out a task management function; ``done`` gets the response code when all its effects are over."""
+
+    def logged_out(self, session: Session) -> None:
+        """The logout response is queued: end the connection behind it."""
+
+    def replaced(self, session: Session) -> None:
+        """The initiator has logged in anew in place of this session: end the connection."""
+
+
+class Session:
+    """One session on its one connection.  ``execution`` is None in a discovery session, which only lists targets."""
+
+    def __init__(
+        self,
+        owner: SessionOwner,
+        login: LoginResult,
+        datamover: TargetDatamover,
+        execution: Callable[[Session], Execution] | None,
+        text: TextResponder,
+        queue_depth: int,
+    ) -> None:
+        self.login = login
+        self.name = datamover.name
+        self.tasks: dict[int, Task] = {}
+        self._owner = owner
+        self._datamover = datamover
+        self._text = text
+        self._numbers = Numbering(login.cmd_sn, login.stat_sn, queue_depth)
+        self._held: dict[int, Pdu] = {}
+        self._draining: dict[int, int] = {}
+        self._immediate = 0
+        self.execution = execution(self) if execution else None
+        self._handlers: dict[type[Any], Callable[[Pdu], None]] = {
+            NopOut: self._nop,
+            TextRequest: self._text_request,
+            LogoutRequest: self._logout,
+        }
+        if self.execution:
+            self._handlers |= {ScsiCommand: self._command, TaskManagementRequest: self._task_management}
+
+    # Up-calls of the datamover
+
+    def control_notify(self, pdu: Pdu) -> None:
+        """A PDU came in."""
+        bhs = pdu.bhs
+        if type(bhs) is DataOut:
+            self._data_out(pdu, bhs)
+            return
+        handler = self._handlers.get(type(bhs))
+        if handler is None:
+            self._reject(pdu, RejectReason.PROTOCOL_ERROR, f"a {type(bhs).__name__} is not allowed here")
+        elif bhs.opcode & IMMEDIATE:
+            handler(pdu)
+        elif bhs.cmd_sn == self._numbers.exp_cmd_sn:  # type: ignore[union-attr]  # every handled PDU has a CmdSN
+            self._in_order(handler, pdu)
+        else:
+            self._out_of_order(pdu, bhs.cmd_sn)  # type: ignore[union-attr]
+
+    def malformed_notify(self, error: PduError, bhs: bytes) -> None:
+        """A message came in that is no PDU."""
+        log.info("%s: rejecting: %s", self.name, error)
+        self._send_reject(error.reason, bhs)
+
+    def data_completion_notify(self, itt: int, sn: int) -> None:
+        """Data of a task has moved."""
+        del itt
+        if self.execution:
+            self.execution.data_completed(sn)
+
+    def abort_all(self) -> None:
+        """Drop every task; the memory of those whose data is moving stays until :meth:`connection_lost`."""
+        for task in list(self.tasks.values()):
+            self._drop(task)
+
+    def connection_lost(self) -> None:
+        """The connection has ended and is flushed: drop every task and free all that it held."""
+        self.abort_all()
+        if self.execution:
+            self.execution.connection_lost()
+
+    def replaced(self) -> None:
+        """A new session of the same nexus takes over (session reinstatement, RFC 7143 section 6.3.5)."""
+        self._owner.replaced(self)
+
+    # Order
+
+    def _in_order(self, handler: Callable[[Pdu], None], pdu: Pdu) -> None:
+        self._numbers.begin()
+        handler(pdu)
+        while self._held:
+            held = self._held.pop(self._numbers.exp_cmd_sn, None)
+            if held is None:
+                return
+            self._numbers.begin()
+            self._handlers[type(held.bhs)](held)
+
+    def _out_of_order(self, pdu: Pdu, cmd_sn: int) -> None:
+        """Keep what came early, drop what is outside the window or came twice (RFC 7143 section 4.2.2.1)."""
+        if not self._numbers.admits(cmd_sn) or cmd_sn in self._held:
+            log.info("%s: dropping a PDU: CmdSN %d is not in the window", self.name, cmd_sn)
+            return
+        self._held[cmd_sn] = pdu._replace(data=bytes(pdu.data))
+
+    # SCSI
+
+    def _command(self, pdu: Pdu) -> None:
+        bhs = pdu.bhs
+        assert type(bhs) is ScsiCommand
+        assert self.execution is not None
+        itt = bhs.itt
+        if bhs.opcode & IMMEDIATE:
+            self._immediate += 1
+            if self._immediate > MAX_IMMEDIATE:
+                self._refuse(pdu, bhs, RejectReason.TOO_MANY_IMMEDIATE_COMMANDS, "too many immediate commands")
+                return
+        if itt in self.tasks or itt == RESERVED_TAG:
+            self._refuse(pdu, bhs, RejectReason.TASK_IN_PROGRESS, f"task tag {itt:#x} is in use or reserved")
+            return
+        if self._draining:
+            self._draining.pop(itt, None)
+        try:
+            task = self.execution.start(pdu, bhs)
+        except PduError as error:
+            self._datamover.deallocate_task_resources(itt)
+            self._refuse(pdu, bhs, error.reason, str(error))
+            return
+        if not task.ended:
+            self.tasks[itt] = task
+        elif task.unsolicited:
+            self._drain(task)
+
+    def finish(self, task: Task, done: Done, length: int) -> None:
+        """A task has a status: send its response.  ``length`` is what the CDB asked to move, in bytes."""
+        bhs = task.bhs
+        edtl = bhs.edtl
+        if done.status != Status.GOOD:
+            length = 0
+        flags, residual = FINAL, 0
+        if length < edtl:
+            flags, residual = FINAL | RESPONSE_UNDERFLOW, edtl - length
+        elif length > edtl:
+            flags, residual = FINAL | RESPONSE_OVERFLOW, length - edtl
+        if self.tasks.pop(bhs.itt, None) is not None and task.unsolicited:
+            self._drain(task)
+        self._end(bhs)
+        numbers = self._numbers
+        sense = done.sense
+        response = ScsiResponse(
+            0x21,
+            flags,
+            0,
+            done.status,
+            0,
+            0,
+            bhs.itt,
+            0,
+            numbers.next_stat_sn(),
+            numbers.exp_cmd_sn,
+            numbers.max_cmd_sn,
+            0,
+            0,
+            residual,
+        )
+        self._datamover.send_control(Pdu(response, len(sense).to_bytes(2, "big") + sense if sense else b""))
+
+    def drop(self, tasks: list[Task], done: Callable[[], None]) -> None:
+        """Abort ``tasks``, which are ours, and call ``done`` when the last of them uses no memory any more."""
+        left = len(tasks)
+
+        def one_ended() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                done()
+
+        for task in tasks:
+            task.waiters = [*(task.waiters or ()), one_ended]
+            self._drop(task)
+
+    def _drop(self, task: Task) -> None:
+        itt = task.bhs.itt
+        if self.tasks.get(itt) is task:
+            del self.tasks[itt]
+            self._end(task.bhs)
+            if task.unsolicited:
+                self._drain(task)
+        assert self.execution
+        self.execution.abort(task)
+        self._datamover.deallocate_task_resources(itt)
+
+    def _end(self, bhs: ScsiCommand) -> None:
+        if bhs.opcode & IMMEDIATE:
+            self._immediate -= 1
+        else:
+            self._numbers.end()
+
+    def _drain(self, task: Task) -> None:
+        if len(self._draining) >= MAX_DRAINING:
+            self._draining.pop(next(iter(self._draining)))
+        self._draining[task.bhs.itt] = task.unsolicited
+
+    def _data_out(self, pdu: Pdu, bhs: DataOut) -> None:
+        task = self.tasks.get(bhs.itt)
+        if task is None or self.execution is None:
+            self._drained(pdu, bhs)
+            return
+        try:
+            if bhs.ttt != RESERVED_TAG or not task.bhs.flags & COMMAND_WRITE:
+                raise PduError("the initiator sent a Data-Out that nobody asked for", RejectReason.PROTOCOL_ERROR)
+            self.execution.data_out(task, bhs, pdu.data)
+        except PduError as error:
+            # At error recovery level 0 there is no way back to a task whose data is out of step.
+            self._reject(pdu, error.reason, str(error))
+            raise
+
+    def _drained(self, pdu: Pdu, bhs: DataOut) -> None:
+        """Data of a command that has ended already is thrown away, as much as was announced."""
+        left = self._draining.pop(bhs.itt, 0) - len(pdu.data)
+        if left < 0:
+            self._reject(pdu, RejectReason.PROTOCOL_ERROR, "a Data-Out for no task")
+        elif left and not bhs.flags & FINAL:
+            self._draining[bhs.itt] = left
+
+    # Everything else
+
+    def _task_management(self, pdu: Pdu) -> None:
+        bhs = pdu.bhs
+        assert type(bhs) is TaskManagementRequest
+
+        def answer(code: int) -> None:
+            self._send(TaskManagementResponse(response=code, itt=bhs.itt))
+
+        # The window slot is free at once: the function itself takes none of the memory that the window guards.
+        self._slot_over(bhs.opcode)
+        self._owner.manage_tasks(self, bhs, answer)
+
+    def _nop(self, pdu: Pdu) -> None:
+        bhs = pdu.bhs
+        assert type(bhs) is NopOut
+        self._slot_over(bhs.opcode)
+        if bhs.itt != RESERVED_TAG:
+            limit = self.login.params.initiator_recv_data_segment_length
+            self._send(NopIn(lun=bhs.lun, itt=bhs.itt), bytes(pdu.data[:limit]))
+
+    def _text_request(self, pdu: Pdu) -> None:
+        bhs = pdu.bhs
+        assert type(bhs) is TextRequest
+        self._slot_over(bhs.opcode)
+        try:
+            response = self._text.receive(pdu)
+        except PduError as error:
+            self._reject(pdu, error.reason, str(error))
+            return
+        except IserError as error:
+            self._reject(pdu, RejectReason.PROTOCOL_ERROR, str(error))
+            return
+        self._send(response.bhs, response.data)
+
+    def _logout(self, pdu: Pdu) -> None:
+        bhs = pdu.bhs
+        assert type(bhs) is LogoutRequest
+        self._slot_over(bhs.opcode)
+        reason = bhs.flags & 0x7F
+        code = LogoutResponseCode.CLOSED
+        if reason == LogoutReason.REMOVE_FOR_RECOVERY:
+            code = LogoutResponseCode.RECOVERY_NOT_SUPPORTED
+        elif reason == LogoutReason.CLOSE_CONNECTION and bhs.cid != self.login.cid:
+            code = LogoutResponseCode.CID_NOT_FOUND
+        elif reason > LogoutReason.REMOVE_FOR_RECOVERY:
+            self._reject(pdu, RejectReason.INVALID_PDU_FIELD, f"logout reason {reason} does not exist")
+            return
+        self._send(LogoutResponse(response=code, itt=bhs.itt))
+        if code == LogoutResponseCode.CLOSED:
+            log.info("%s: %s logged out", self.name, self.login.initiator_name)
+            self._owner.logged_out(self)
+
+    def _slot_over(self, opcode: int) -> None:
+        if not opcode & IMMEDIATE:
+            self._numbers.end()
+
+    # Answers
+
+    def _send(self, bhs: Any, data: bytes | memoryview = b"") -> None:
+        numbers = self._numbers
+        numbered = bhs._replace(
+            stat_sn=numbers.next_stat_sn(), exp_cmd_sn=numbers.exp_cmd_sn, max_cmd_sn=numbers.max_cmd_sn
+        )
+        self._datamover.send_control(Pdu(numbered, data))
+
+    def _refuse(self, pdu: Pdu, bhs: ScsiCommand, reason: int, why: str) -> None:
+        self._end(bhs)
+        self._reject(pdu, reason, why)
+
+    def _reject(self, pdu: Pdu, reason: int, why: str) -> None:
+        log.info("%s: rejecting a %s: %s", self.name, type(pdu.bhs).__name__, why)
+        self._send_reject(reason, encode_bhs(pdu.bhs))
+
+    def _send_reject(self, reason: int, bhs: bytes) -> None:
+        self._send(Reject(reason=reason), bhs)

@@ -1,0 +1,60 @@
+"""One SCSI command at the target, from its arrival to its response."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from iser.pdu import ScsiCommand
+from target.scsi import Plan, ScsiTask
+
+__all__ = ["Task"]
+
+
+class Task:
+    """State of a command; owned by its session's :class:`target.execution.Execution`.
+
+    ``sink`` is where write data goes and ``wanted`` how much of it; ``unsolicited`` counts the bytes that the initiator
+    still sends without being asked, ``received`` those that it has sent; ``early`` holds them while there is no sink.
+    ``moving`` is true while the RNIC reads into ``sink``, ``running`` while a coroutine works for the task: until both
+    are false its memory must stay.
+    """
+
+    __slots__ = (
+        "aborted",
+        "bhs",
+        "data_sn",
+        "early",
+        "ended",
+        "moving",
+        "plan",
+        "received",
+        "running",
+        "scsi",
+        "sink",
+        "staging",
+        "unsolicited",
+        "waiters",
+        "wanted",
+    )
+
+    def __init__(self, bhs: ScsiCommand, scsi: ScsiTask, plan: Plan, unsolicited: int) -> None:
+        self.bhs = bhs
+        self.scsi = scsi
+        self.plan = plan
+        self.unsolicited = unsolicited
+        self.received = 0
+        self.data_sn = 0
+        self.sink: Sequence[memoryview] = ()
+        self.wanted = 0
+        self.early: bytearray | None = None
+        self.staging: memoryview | None = None
+        self.moving = False
+        self.running = False
+        self.aborted = False
+        self.ended = False
+        self.waiters: list[Callable[[], None]] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """True while something still uses the task's memory."""
+        return self.moving or self.running
