@@ -1,0 +1,266 @@
+"""The target's configuration: a TOML file, or flags of the command line.
+
+Whoever loads one gets either a :class:`Config` with every value checked, or :class:`ConfigErrors` with every fault,
+each with its place in the file, what is wrong and what to write instead.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo
+from pydantic_core import ErrorDetails
+
+from iser.errors import ConfigError, UsageError
+from iser.scsi.lun import MAX_LUN
+from target.backends.fault import Action, Operation
+from target.config_faults import Fault, combined_faults, dotted, model_fault
+from target.config_lines import Path as KeyPath
+from target.config_lines import find_line, key_lines
+from target.config_values import (
+    DEFAULT_BLOCK_SIZE,
+    DEFAULT_FIRST_BURST,
+    DEFAULT_MAX_BURST,
+    Listen,
+    check_iscsi_name,
+    parse_listen,
+    parse_size,
+)
+
+__all__ = [
+    "Config",
+    "ConfigErrors",
+    "FaultConfig",
+    "LimitsConfig",
+    "LunConfig",
+    "PortalConfig",
+    "RnicConfig",
+    "TargetConfig",
+    "config_from_flags",
+    "load",
+    "parse_size",
+]
+
+
+class ConfigErrors(UsageError):  # noqa: N818 - it is several of ConfigError
+    """All faults of one configuration, in the order of the file; the message has one line for each."""
+
+    def __init__(self, faults: Sequence[ConfigError]) -> None:
+        super().__init__("\n".join(map(str, faults)))
+        self.faults = tuple(faults)
+
+
+def _resolve(value: object, info: ValidationInfo) -> Path:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise UsageError(f"{value!r} is not a path; write a text in quotes")
+    assert isinstance(info.context, Path)  # given by _validate
+    return info.context / value
+
+
+def _crc(value: object) -> bool | None:
+    if value == "auto":
+        return None
+    if not isinstance(value, bool):
+        raise UsageError(f"is {value!r}; it has to be true, false or 'auto'")
+    return value
+
+
+def _segment(value: object) -> int | str:
+    if isinstance(value, str) and value in {"auto", "mss"}:
+        return value
+    if not isinstance(value, int) or isinstance(value, bool) or not MIN_SEGMENT <= value <= MAX_SEGMENT:
+        raise UsageError(f"is {value!r}; it has to be 'auto', 'mss' or {MIN_SEGMENT} to {MAX_SEGMENT} bytes")
+    return value
+
+
+#: Bounds of the FPDU payload that may be configured, in bytes; the upper one is the 16-bit length field of MPA.
+MIN_SEGMENT, MAX_SEGMENT = 128, 65535
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+Ascii = r"^[ -~]*$"
+
+
+class _Model(BaseModel):
+    """Base of the tables: unknown keys are refused, types are not converted, values do not change later."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class PortalConfig(_Model):
+    """``[portal.NAME]``: where to listen."""
+
+    listen: Annotated[Listen, PlainValidator(parse_listen)]
+
+
+class FaultConfig(_Model):
+    """An entry of ``faults``: see :class:`target.backends.fault.Fault`."""
+
+    on: Annotated[Operation, Field(strict=False)]
+    action: Annotated[Action, Field(strict=False)]
+    nth: int = Field(default=1, ge=1)
+    count: int = Field(default=1, ge=1)
+    seconds: float = Field(default=0.0, ge=0, le=3600)
+
+
+class LunConfig(_Model):
+    """``[[target.lun]]``: one logical unit.  ``size`` is bytes, ``threads`` the requests that a file serves at once."""
+
+    id: int = Field(ge=0, le=MAX_LUN)
+    backend: Literal["memory", "file"]
+    size: Size | None = None
+    path: Annotated[Path | None, PlainValidator(_resolve)] = None
+    block_size: Literal[512, 4096] = DEFAULT_BLOCK_SIZE
+    read_only: bool = False
+    serial: str | None = Field(default=None, min_length=1, max_length=36, pattern=Ascii)
+    product: str = Field(default="VIRTUAL DISK", min_length=1, max_length=16, pattern=Ascii)
+    descriptor_sense: bool = False
+    threads: int = Field(default=8, ge=1, le=64)
+    faults: tuple[FaultConfig, ...] = Field(default=(), strict=False, max_length=64)
+
+
+class TargetConfig(_Model):
+    """``[[target]]``: an iSCSI target node."""
+
+    name: Annotated[str, PlainValidator(check_iscsi_name)]
+    alias: str = Field(default="", max_length=255)
+    lun: tuple[LunConfig, ...] = Field(strict=False, min_length=1, max_length=1024)
+
+
+class LimitsConfig(_Model):
+    """``[limits]``: of each session, but for ``max_sessions``.  Names and ranges are those of the RFC 7143 keys."""
+
+    queue_depth: int = Field(default=64, ge=1, le=1024)
+    max_sessions: int = Field(default=64, ge=1, le=65535)
+    immediate_data: bool = True
+    initial_r2t: bool = True
+    first_burst_length: Annotated[Size, Field(ge=512, le=(1 << 24) - 1)] = DEFAULT_FIRST_BURST
+    max_burst_length: Annotated[Size, Field(ge=512, le=(1 << 24) - 1)] = DEFAULT_MAX_BURST
+    max_transfer: Annotated[Size, Field(ge=4096, le=256 << 20)] = 8 << 20
+
+
+class RnicConfig(_Model):
+    """``[rnic]``: ``crc`` None leaves it to the RNIC; ``segment`` is the payload of one FPDU."""
+
+    provider: Literal["softiwarp"] = "softiwarp"
+    crc: Annotated[bool | None, PlainValidator(_crc)] = None
+    segment: Annotated[int | str, PlainValidator(_segment)] = "auto"
+
+
+class Config(_Model):
+    """The whole file."""
+
+    portal: dict[str, PortalConfig] = Field(min_length=1, max_length=64)
+    target: tuple[TargetConfig, ...] = Field(strict=False, min_length=1, max_length=256)
+    limits: LimitsConfig = LimitsConfig()
+    rnic: RnicConfig = RnicConfig()
+
+
+def load(path: str | os.PathLike[str]) -> Config:
+    """Read and check a TOML file; relative paths in it start from its directory.  Raises ConfigErrors."""
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigErrors([ConfigError(str(file), f"cannot be read: {error.strerror}")]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigErrors([ConfigError(str(file), f"is not UTF-8 text, from byte {error.start} on")]) from error
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigErrors([_syntax_fault(file, text, error)]) from error
+    lines = key_lines(text)
+
+    def locate(fault: Fault) -> tuple[int, ConfigError]:
+        line = find_line(lines, fault.path) or 1
+        return line, ConfigError(f"{file}:{line}", f"{dotted(fault.path)}: {fault.what}")
+
+    return _validate(raw, file.absolute().parent, locate)
+
+
+def _syntax_fault(file: Path, text: str, error: tomllib.TOMLDecodeError) -> ConfigError:
+    """The place that the reader puts into its message, as ours."""
+    what = str(error)
+    match = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", what)
+    if match is None:
+        return ConfigError(str(file), f"not TOML: {what}")
+    line = int(match[1]) if match[1] else len(text.splitlines())
+    return ConfigError(f"{file}:{line}", f"not TOML: {what[: match.start()]}")
+
+
+def _validate(raw: Mapping[str, Any], base: Path, locate: Callable[[Fault], tuple[int, ConfigError]]) -> Config:
+    faults = list(combined_faults(raw, base))
+    config = None
+    try:
+        config = Config.model_validate(raw, context=base)
+    except ValidationError as error:
+        faults += [model_fault(detail, _known_keys(tuple(detail["loc"]))) for detail in _own_errors(error)]
+    if config is None or faults:
+        located = sorted(map(locate, dict.fromkeys(faults)), key=lambda pair: pair[0])
+        raise ConfigErrors([error for _, error in located])
+    return config
+
+
+def _own_errors(error: ValidationError) -> list[ErrorDetails]:
+    """The errors without those of a list that is too short only because its entries have errors themselves."""
+    return [detail for detail in error.errors() if detail["type"] != "too_short" or not detail["input"]]
+
+
+def _known_keys(path: KeyPath) -> Sequence[str]:
+    """The keys that are legal in the table which holds ``path``: a walk down the models."""
+    model: type[BaseModel] = Config
+    for part in path[:-1]:
+        field = model.model_fields.get(str(part))
+        if field is not None:
+            nested = (field.annotation, *get_args(field.annotation))
+            model = next(entry for entry in nested if isinstance(entry, type) and issubclass(entry, BaseModel))
+    return tuple(model.model_fields)
+
+
+def config_from_flags(
+    *,
+    name: str,
+    listen: Sequence[str],
+    memory: str | None = None,
+    file: str | None = None,
+    size: str | None = None,
+) -> Config:
+    """The configuration for ``iser-target serve`` without a file: one target, one LUN for each of memory and file.
+
+    ``memory`` is a size; ``file`` a path, relative to the current directory, made with ``size`` if it is not there.
+    Raises ConfigErrors whose places are the flags, such as ``--memory``.
+    """
+    luns: list[dict[str, Any]] = []
+    flags: list[str] = []
+    if memory is not None:
+        luns.append({"id": 0, "backend": "memory", "size": memory})
+        flags.append("--memory")
+    if file is not None:
+        luns.append({"id": len(luns), "backend": "file", "path": file} | ({"size": size} if size is not None else {}))
+        flags.append("--file")
+    portals = {f"portal{index}": {"listen": address} for index, address in enumerate(listen)}
+
+    def locate(fault: Fault) -> tuple[int, ConfigError]:
+        return 0, _flag_fault(fault, flags)
+
+    return _validate({"portal": portals, "target": [{"name": name, "lun": luns}]}, Path.cwd(), locate)
+
+
+def _flag_fault(fault: Fault, lun_flags: Sequence[str]) -> ConfigError:
+    """``fault`` with the flag for its place."""
+    match fault.path:
+        case ("portal",):
+            return ConfigError("--listen", "is missing; give at least one, such as iser://127.0.0.1:3260")
+        case ("portal", *_):
+            return ConfigError("--listen", fault.what)
+        case ("target", 0, "lun"):
+            return ConfigError("--memory", "is missing; give --memory SIZE or --file PATH, or both")
+        case ("target", 0, "lun", int(index), *rest):
+            flag = "--size" if lun_flags[index] == "--file" and rest == ["size"] else lun_flags[index]
+            return ConfigError(flag, fault.what)
+        case _:
+            return ConfigError("--name", fault.what)
