@@ -298,7 +298,9 @@ class Execution:
             await work
         except BackendError as error:
             log.warning("%s: task %#x: %s", self._datamover.name, task.bhs.itt, error)
-            self._answer(task, self._device.complete_error(error, write=isinstance(task.plan, WriteMedia)), 0)
+            plan = task.plan
+            assert isinstance(plan, ReadMedia | WriteMedia)  # other plans map such errors themselves
+            self._answer(task, plan.lu.complete_error(error, isinstance(plan, WriteMedia)), 0)
         except Exception:
             log.exception("%s: task %#x: internal error", self._datamover.name, task.bhs.itt)
             self._answer(task, Done(Status.TASK_ABORTED), 0)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Tests, one module for each source module."""

@@ -1,0 +1,119 @@
+"""The target process: portals, connections, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from typing import Final, Literal, cast
+
+from iser.errors import IserError
+from iser.login import TargetAddress, Wishes
+from iser.rdma.api import ConnectRequest, Listener, Provider
+from iser.rdma.softiwarp import SoftIwarp, SoftIwarpOptions
+from target.config import Config
+from target.connection import Connection, ConnectionSettings
+from target.registry import Registry, ServedTarget
+from target.staging import StagingPool
+from target.units import open_targets
+
+__all__ = ["DRAIN_TIMEOUT", "MAX_LOGINS", "TargetServer"]
+
+MAX_LOGINS: Final = 64  # connections beyond the sessions allowed, so that a full target can still say so
+DRAIN_TIMEOUT: Final = 5.0  # seconds that running commands get to end
+
+log = logging.getLogger("iser.target")
+
+
+class TargetServer:
+    """Serves a configuration.  Use :meth:`start`, then :meth:`close`."""
+
+    def __init__(self, config: Config, provider: Provider, targets: list[ServedTarget]) -> None:
+        limits = config.limits
+        self._config = config
+        self._provider = provider
+        self._targets = targets
+        self._registry = Registry(targets, limits.max_sessions)
+        self._staging = StagingPool()
+        self._connections: dict[Connection, asyncio.Task[None] | None] = {}
+        self._listeners: list[Listener] = []
+        self._settings = ConnectionSettings(
+            queue_depth=limits.queue_depth,
+            wishes=Wishes(
+                initial_r2t=limits.initial_r2t,
+                immediate_data=limits.immediate_data,
+                first_burst_length=min(limits.first_burst_length, limits.max_burst_length),
+                max_burst_length=limits.max_burst_length,
+            ),
+        )
+
+    @classmethod
+    async def start(cls, config: Config, provider: Provider | None = None) -> TargetServer:
+        """Open the backends and listen.  Raises UsageError, BackendError, ConnectionFailed, with nothing left open."""
+        self = cls(config, provider or _provider(config), await open_targets(config))
+        try:
+            for portal in config.portal.values():
+                self._listeners.append(
+                    await self._provider.listen(portal.listen.host, portal.listen.port, self._connect_request)
+                )
+        except IserError:
+            await self.close()
+            raise
+        return self
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """The portals, as bound."""
+        return [listener.address for listener in self._listeners]
+
+    @property
+    def sessions(self) -> int:
+        """Sessions logged in now."""
+        return len(self._registry.sessions)
+
+    async def close(self, drain: float = DRAIN_TIMEOUT) -> None:
+        """Take no more logins, give running commands ``drain`` seconds to end, end the sessions, close the backends."""
+        self._registry.draining = True
+        for listener in self._listeners:
+            await listener.close()
+        await self._drain(drain)
+        tasks = [task for task in self._connections.values() if task]
+        for connection in list(self._connections):
+            connection.end("the target is shutting down")
+        if tasks:
+            await asyncio.wait(tasks)
+        for served in self._targets:
+            await served.device.close()
+
+    async def _drain(self, seconds: float) -> None:
+        deadline = asyncio.get_running_loop().time() + seconds
+        while asyncio.get_running_loop().time() < deadline:
+            if all(connection.idle for connection in self._connections):
+                return
+            await asyncio.sleep(0.02)
+
+    async def _connect_request(self, request: ConnectRequest) -> None:
+        if len(self._connections) >= self._config.limits.max_sessions + MAX_LOGINS:
+            log.warning("refusing %s:%d: too many connections", *request.info.remote_address)
+            await request.reject()
+            return
+        connection = Connection(self._registry, self._staging, self._settings, self._portal_addresses)
+        self._connections[connection] = asyncio.current_task()
+        try:
+            await connection.serve(request)
+        finally:
+            del self._connections[connection]
+
+    def _portal_addresses(self, local: tuple[str, int]) -> list[TargetAddress]:
+        """What SendTargets says of our portals, to an initiator that reached us at ``local``."""
+        return [TargetAddress(local[0] if _is_wildcard(host) else host, port) for host, port in self.addresses]
+
+
+def _is_wildcard(host: str) -> bool:
+    return ipaddress.ip_address(host).is_unspecified
+
+
+def _provider(config: Config) -> Provider:
+    rnic = config.rnic
+    segment = cast('int | Literal["auto", "mss"]', rnic.segment)  # checked when the configuration was read
+    return SoftIwarp(SoftIwarpOptions(crc="auto" if rnic.crc is None else rnic.crc, segment=segment))
