@@ -28,6 +28,18 @@ __all__ = ["Negotiation", "accept", "check_answer"]
 _ORDER: Final = {"SessionType": 0, "RDMAExtensions": 1, "MaxBurstLength": 2}
 _RECV_LENGTH: Final = KEYS["MaxRecvDataSegmentLength"]
 _RDMA: Final = KEYS["RDMAExtensions"]
+# Where a default beyond a target's wish would harm it.  All are keys that every initiator knows.
+_LIMITS: Final = tuple(
+    KEYS[name]
+    for name in (
+        "MaxConnections",
+        "ImmediateData",
+        "MaxBurstLength",
+        "FirstBurstLength",
+        "TargetRecvDataSegmentLength",
+        "InitiatorRecvDataSegmentLength",
+    )
+)
 
 
 def accept(key: Key, offer: Value, wish: Value | tuple[str, ...]) -> Value | None:
@@ -120,16 +132,13 @@ class Negotiation:
         Empty for the default wishes, so that a login ends at the first chance.
         """
         pairs: list[Pair] = []
-        for key in KEYS.values():
+        for key in _LIMITS:
             wish = self._wish(key)
-            if wish is None or isinstance(wish, tuple) or key.declared or key is _RDMA or not self._may_offer(key):
+            known = key.name in self._settled or key.name in self._offered
+            if known or wish is None or not self._may_offer(key) or (key.rdma and not self.is_settled(_RDMA.name)):
                 continue
             default = key.parse(key.default)
-            if (
-                key.name not in self._settled
-                and key.name not in self._offered
-                and accept(key, default, wish) != default
-            ):
+            if accept(key, default, wish) != default:
                 pairs.append(self._say(key, wish))
         return pairs
 

@@ -48,7 +48,8 @@ RESERVED_VALUES: Final = frozenset({REJECT, IRRELEVANT, NOT_UNDERSTOOD})  # answ
 
 Pair = tuple[str, str]
 
-_KEY: Final = re.compile(r"[A-Z][A-Za-z0-9.+@_#-]{0,62}")
+# Section 6.1 asks for a capital first, and then come iSCSIProtocolLevel and iSERHelloRequired.
+_KEY: Final = re.compile(r"[A-Za-z][A-Za-z0-9.+@_#-]{0,62}")
 _NUMBER: Final = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
 
 
