@@ -152,7 +152,9 @@ def _pieces(buffers: Buffer | Iterable[Buffer]) -> Iterable[Buffer]:
     try:
         return (memoryview(buffers),)  # type: ignore[arg-type]  # the buffer protocol has no type before Python 3.12
     except TypeError:
-        return buffers  # type: ignore[return-value]  # no buffer itself, so it must be an iterable of them
+        if isinstance(buffers, Iterable):
+            return buffers
+        raise UsageError(f"{type(buffers).__name__} is no memory; pass bytes-like objects") from None
 
 
 def _flat(buffer: object, index: int) -> memoryview:
