@@ -153,7 +153,7 @@ def _pieces(buffers: Buffer | Iterable[Buffer]) -> Iterable[Buffer]:
         return (memoryview(buffers),)  # type: ignore[arg-type]  # the buffer protocol has no type before Python 3.12
     except TypeError:
         if isinstance(buffers, Iterable):
-            return buffers
+            return buffers  # type: ignore[return-value]  # bytes were taken for memory above
         raise UsageError(f"{type(buffers).__name__} is no memory; pass bytes-like objects") from None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,14 +26,13 @@ class Plain:
 def gaps(spans: list[tuple[int, int]], block: int) -> int:
     """Neighbours between which a page list of ``block`` bytes breaks."""
     return sum(
-        a + la != b and ((a + la) % block != 0 or b % block != 0)
-        for (a, la), (b, _) in zip(spans, spans[1:], strict=False)
+        a + la != b and ((a + la) % block != 0 or b % block != 0) for (a, la), (b, _) in itertools.pairwise(spans)
     )
 
 
 def expected_class(spans: list[tuple[int, int]]) -> SgClass:
     """Section by section, the first test that fits."""
-    runs = 1 + sum(a + la != b for (a, la), (b, _) in zip(spans, spans[1:], strict=False))
+    runs = 1 + sum(a + la != b for (a, la), (b, _) in itertools.pairwise(spans))
     if runs == 1:
         return SgClass.SINGLE
     if not gaps(spans, BLOCK):
