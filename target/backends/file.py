@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import itertools
@@ -39,7 +40,7 @@ class FileBackend(Backend):
     Raises UsageError when path, size and file do not fit together, BackendError when the system refuses.
     """
 
-    __slots__ = ("_fd", "_inline", "_lost", "_pool")
+    __slots__ = ("_closed", "_fd", "_inline", "_lost", "_pool")
 
     def __init__(
         self,
@@ -66,11 +67,13 @@ class FileBackend(Backend):
             os.close(self._fd)
             raise
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="backend")
+        self._closed = False
         self._inline = True
         self._lost: OSError | None = None
 
     async def readv(self, offset: int, buffers: Sequence[memoryview]) -> None:
         """See :meth:`Backend.readv`.  What the page cache has is taken without a change of threads."""
+        self._check_open()
         length = sum(map(len, buffers))
         check_bounds(self, offset, length)
         done = self._read_cached(offset, buffers) if self._inline and length <= INLINE_READ else 0
@@ -87,6 +90,7 @@ class FileBackend(Backend):
 
     async def writev(self, offset: int, buffers: Sequence[memoryview], fua: bool) -> None:
         """See :meth:`Backend.writev`.  FUA is RWF_DSYNC: as fdatasync, for these bytes only."""
+        self._check_open()
         check_bounds(self, offset, sum(map(len, buffers)), write=True)
         if fua:
             self._check_lost()
@@ -98,30 +102,38 @@ class FileBackend(Backend):
         After a failed one the kernel may have dropped the writes it could not store, and would not say so again; so
         from then on every flush and every FUA write fails, until the file is opened anew.
         """
+        self._check_open()
+        await self._flush()
+
+    async def _flush(self) -> None:
         self._check_lost()
         if not self.read_only:
             await self._run(self._sync)
 
     async def close(self) -> None:
         """See :meth:`Backend.close`."""
-        if self._fd < 0:
+        if self._closed:
             return
+        self._closed = True
         try:
-            await self.flush()
+            await self._flush()
         finally:
             await asyncio.to_thread(self._pool.shutdown)
             os.close(self._fd)
-            self._fd = -1
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError(f"{self.name} is closed", medium=False)
 
     async def _run(self, work: Callable[..., None], *arguments: object) -> None:
         """Run in the pool.  The work outlives a cancellation of the caller, so that is waited out: it uses buffers."""
-        if self._fd < 0:
-            raise BackendError(f"{self.name} is closed", medium=False)
         future = asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
         try:
             await asyncio.shield(future)
         except asyncio.CancelledError:
-            await asyncio.wait((future,))
+            while not future.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait((future,))
             raise
 
     def _move(self, operation: _Operation, offset: int, buffers: Sequence[memoryview], flags: int) -> None:

@@ -1,0 +1,247 @@
+"""The file backend: real files, a real full store, real I/O errors, and a loop that is never blocked."""
+# ruff: noqa: ASYNC240 - a test may look at a small file while its loop has nothing else to do
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from iser.errors import BackendError, UsageError
+from target.backends.base import BackendCap
+from target.backends.file import INLINE_READ, FileBackend
+
+SIZE = 1 << 20
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "disk.img"
+
+
+@pytest.fixture
+def file_size_limit() -> Iterator[int]:
+    """The kernel refuses to let any file of this process grow past 64 KiB."""
+    limit = 64 << 10
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def replace_by(backend: FileBackend, device: str, flags: int) -> None:
+    """Let the kernel's ``device`` stand where the file was: its errors are real ones."""
+    other = os.open(device, flags)
+    os.dup2(other, backend._fd)
+    os.close(other)
+
+
+async def test_a_new_file_is_sparse_private_and_kept(path: Path) -> None:
+    backend = FileBackend(path, 1 << 30)
+    assert path.stat().st_size == 1 << 30
+    assert path.stat().st_blocks < 100
+    assert path.stat().st_mode & 0o077 == 0
+    await backend.writev((1 << 30) - 4, [memoryview(b"tail")], fua=True)
+    await backend.close()
+    again = FileBackend(path)
+    assert (again.size, again.capabilities) == (1 << 30, BackendCap.WRITE_CACHE)
+    seen = bytearray(4)
+    await again.readv((1 << 30) - 4, [memoryview(seen)])
+    assert seen == b"tail"
+    await again.close()
+
+
+async def test_existing_data_is_never_grown_or_cut(path: Path) -> None:
+    path.write_bytes(b"x" * 2048)
+    with pytest.raises(UsageError, match="has 2048 bytes, less than the size 4096"):
+        FileBackend(path, 4096)
+    backend = FileBackend(path, 1024)
+    assert backend.blocks == 2
+    await backend.close()
+    assert path.read_bytes() == b"x" * 2048
+
+
+async def test_without_a_size_whole_blocks_count(path: Path) -> None:
+    path.write_bytes(b"x" * 5000)
+    backend = FileBackend(path, block_size=4096)
+    assert backend.blocks == 1
+    await backend.close()
+
+
+def test_what_cannot_be_opened_is_named_with_the_fix(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="does not exist; give a size"):
+        FileBackend(path)
+    with pytest.raises(BackendError, match="a read-only one is never made"):
+        FileBackend(path, SIZE, read_only=True)
+    with pytest.raises(BackendError, match="Is a directory"):
+        FileBackend(tmp_path, SIZE)
+    with pytest.raises(UsageError, match="neither a file nor a block device"):
+        FileBackend("/dev/null", SIZE)
+    with pytest.raises(UsageError, match="not a positive multiple"):
+        FileBackend(path, 1000)
+    assert not path.exists()
+    path.write_bytes(b"")
+    with pytest.raises(UsageError, match="smaller than one block"):
+        FileBackend(path)
+
+
+async def test_a_file_is_served_once_or_shared_by_readers(path: Path) -> None:
+    backend = FileBackend(path, SIZE)
+    with pytest.raises(BackendError, match="in use by another target or LUN"):
+        FileBackend(path)
+    with pytest.raises(BackendError, match="in use"):
+        FileBackend(path, read_only=True)
+    await backend.close()
+    readers = [FileBackend(path, read_only=True) for _ in range(2)]
+    assert readers[0].capabilities == BackendCap.NONE
+    for reader in readers:
+        await reader.flush()
+        with pytest.raises(UsageError, match="read-only"):
+            await reader.writev(0, [memoryview(b"x")], fua=False)
+        await reader.close()
+
+
+@pytest.mark.parametrize("length", [512, INLINE_READ + 512])
+async def test_short_transfers_are_carried_on(path: Path, monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    """The system may move any part of what it was asked for; 100 bytes at a time here."""
+    real_read, real_write = os.preadv, os.pwritev
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int, flags: int) -> int:
+        return real_read(fd, [buffers[0][:100]], offset, flags)
+
+    def pwritev(fd: int, buffers: list[memoryview], offset: int, flags: int) -> int:
+        return real_write(fd, [buffers[0][:100]], offset, flags)
+
+    backend = FileBackend(path, SIZE)
+    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(os, "pwritev", pwritev)
+    data = os.urandom(length)
+    await backend.writev(7, [memoryview(data)[:33], memoryview(data)[33:]], fua=False)
+    seen = bytearray(length)
+    await backend.readv(7, [memoryview(seen)[:450], memoryview(seen)[450:]])
+    assert seen == data
+    await backend.close()
+
+
+async def test_a_file_cut_behind_our_back_is_a_medium_error(path: Path) -> None:
+    backend = FileBackend(path, SIZE)
+    os.truncate(path, 4096)
+    with pytest.raises(BackendError, match="ends at byte 4096") as caught:
+        await backend.readv(0, [memoryview(bytearray(8192))])
+    assert caught.value.medium
+    await backend.close()
+
+
+async def test_a_store_that_cannot_grow_is_full_and_loses_nothing(path: Path, file_size_limit: int) -> None:
+    path.touch()
+    os.truncate(path, file_size_limit)
+    backend = FileBackend(path)
+    backend.blocks *= 2  # as if the file were sparse there
+    await backend.writev(0, [memoryview(b"kept" * 128)], fua=True)
+    with pytest.raises(BackendError, match="File too large") as caught:
+        await backend.writev(file_size_limit, [memoryview(bytes(512))], fua=False)
+    assert caught.value.space
+    assert caught.value.medium
+    seen = bytearray(512)
+    await backend.readv(0, [memoryview(seen)])
+    assert seen == b"kept" * 128
+    await backend.close()
+
+
+async def test_no_space_left_on_the_device(path: Path) -> None:
+    backend = FileBackend(path, SIZE)
+    replace_by(backend, "/dev/full", os.O_RDWR)
+    with pytest.raises(BackendError, match="No space left on device") as caught:
+        await backend.writev(0, [memoryview(bytes(512))], fua=False)
+    assert (caught.value.space, caught.value.medium) == (True, True)
+    with pytest.raises(BackendError):
+        await backend.close()
+
+
+@pytest.mark.parametrize("length", [512, INLINE_READ + 512])
+async def test_an_input_output_error_of_the_kernel_is_a_medium_error(path: Path, length: int) -> None:
+    backend = FileBackend(path, SIZE)
+    replace_by(backend, "/proc/self/mem", os.O_RDWR)  # nothing is mapped at its first pages: EIO
+    with pytest.raises(BackendError, match="Input/output error") as caught:
+        await backend.readv(0, [memoryview(bytearray(length))])
+    assert (caught.value.space, caught.value.medium) == (False, True)
+    with pytest.raises(BackendError):
+        await backend.close()
+
+
+async def test_a_failed_flush_is_remembered(path: Path) -> None:
+    """The kernel reports lost writes once; whoever asks later must hear of them too."""
+    backend = FileBackend(path, SIZE)
+    saved = os.dup(backend._fd)
+    replace_by(backend, "/dev/full", os.O_RDWR)  # cannot be synchronised
+    with pytest.raises(BackendError, match="fdatasync"):
+        await backend.flush()
+    os.dup2(saved, backend._fd)
+    os.close(saved)
+    await backend.writev(0, [memoryview(b"x")], fua=False)
+    with pytest.raises(BackendError, match="an earlier fdatasync"):
+        await backend.flush()
+    with pytest.raises(BackendError, match="an earlier fdatasync"):
+        await backend.writev(0, [memoryview(b"x")], fua=True)
+    with pytest.raises(BackendError, match="an earlier fdatasync"):
+        await backend.close()
+
+
+async def test_the_loop_turns_while_the_disk_does_not(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.pwritev
+
+    def slow(fd: int, buffers: list[memoryview], offset: int, flags: int) -> int:
+        time.sleep(0.2)
+        return real(fd, buffers, offset, flags)
+
+    backend = FileBackend(path, SIZE, threads=4)
+    monkeypatch.setattr(os, "pwritev", slow)
+    start = time.monotonic()
+    writes = [asyncio.create_task(backend.writev(512 * i, [memoryview(bytes(512))], False)) for i in range(4)]
+    turns = 0
+    while not all(write.done() for write in writes):
+        await asyncio.sleep(0.01)
+        turns += 1
+    assert turns >= 5
+    assert time.monotonic() - start < 0.7  # four at once, not one after the other
+    await backend.close()
+
+
+async def test_a_cancelled_write_ends_only_when_its_buffer_is_free(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished = []
+    real = os.pwritev
+
+    def slow(fd: int, buffers: list[memoryview], offset: int, flags: int) -> int:
+        time.sleep(0.1)
+        finished.append(True)
+        return real(fd, buffers, offset, flags)
+
+    backend = FileBackend(path, SIZE)
+    monkeypatch.setattr(os, "pwritev", slow)
+    write = asyncio.create_task(backend.writev(0, [memoryview(b"done")], False))
+    await asyncio.sleep(0.02)
+    write.cancel()
+    await asyncio.sleep(0.01)
+    write.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await write
+    assert finished == [True]
+    await backend.close()
+    assert path.read_bytes()[:4] == b"done"
+
+
+async def test_a_closed_backend_says_so(path: Path) -> None:
+    backend = FileBackend(path, SIZE)
+    await backend.close()
+    for operation in (
+        backend.readv(0, [memoryview(bytearray(512))]),
+        backend.writev(0, [memoryview(bytes(512))], False),
+        backend.flush(),
+    ):
+        with pytest.raises(BackendError, match="is closed"):
+            await operation

@@ -1,0 +1,43 @@
+"""The memory backend: views are the store itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from iser.errors import UsageError
+from target.backends.memory import MAX_MEMORY, MemoryBackend
+
+
+async def test_a_view_is_the_memory_and_no_copy() -> None:
+    backend = MemoryBackend(1 << 16, block_size=4096)
+    (view,) = backend.views(4096, 512)
+    view[:] = b"v" * 512
+    seen = bytearray(512)
+    await backend.readv(4096, [memoryview(seen)])
+    assert seen == b"v" * 512
+    await backend.writev(4096, [memoryview(b"w" * 512)], fua=True)
+    assert view == b"w" * 512
+    view.release()
+    await backend.close()
+
+
+async def test_views_of_a_read_only_one_cannot_be_written() -> None:
+    backend = MemoryBackend(4096, read_only=True)
+    (view,) = backend.views(0, 4096)
+    assert view.readonly
+    view.release()
+    await backend.close()
+
+
+async def test_close_waits_for_no_view_that_a_transfer_holds() -> None:
+    backend = MemoryBackend(4096)
+    (view,) = backend.views(0, 512)
+    await backend.close()
+    view[:] = b"x" * 512
+    assert bytes(view) == b"x" * 512
+
+
+@pytest.mark.parametrize("size", [0, -512, 511, 513, MAX_MEMORY + 512])
+def test_sizes_that_cannot_be_are_refused(size: int) -> None:
+    with pytest.raises(UsageError, match="size"):
+        MemoryBackend(size)
