@@ -1,1 +1,6 @@
-"""TODO."""
+"""An RNIC in software: real iWARP (MPA, DDP, RDMAP) on TCP sockets, behind the verbs seam."""
+
+from iser.rdma.softiwarp.cm import SoftIwarp
+from iser.rdma.softiwarp.options import SoftIwarpOptions
+
+__all__ = ["SoftIwarp", "SoftIwarpOptions"]

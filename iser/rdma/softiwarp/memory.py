@@ -1,0 +1,228 @@
+"""Memory regions of the software RNIC and the table of their keys.
+
+A key (STag, rkey) is a 24-bit index and an 8-bit variant.  The index finds the region, then all 32 bits must match, so
+that a key of an earlier registration is refused.  Remote byte ``j`` of a region is byte ``j`` of the concatenation of
+its elements; every remote access is checked against the registered range and the access flags (RFC 5040 section 5.4,
+RFC 5041 section 7).
+"""
+
+from __future__ import annotations
+
+import secrets
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Final
+
+from iser.errors import MemoryRegionError, ResourceError, TerminateError
+from iser.rdma.api import Access, MemoryRegion, MrType, ProtectionDomain, RegMr, ScatterList
+from iser.rdma.softiwarp.wire import Fault, fault
+
+__all__ = ["MAX_INDEX", "REMOTE_READ", "REMOTE_WRITE", "KeyTable", "SoftMemoryRegion", "slices_of"]
+
+MAX_INDEX: Final = 0xFFFFFF
+_TO_SPACE: Final = 1 << 64
+#: The access flags as plain integers: an operation on IntFlag members costs a microsecond.
+REMOTE_WRITE: Final = int(Access.REMOTE_WRITE)
+REMOTE_READ: Final = int(Access.REMOTE_READ)
+_WRITABLE: Final = Access.LOCAL_WRITE | Access.REMOTE_WRITE
+
+
+def slices_of(views: Sequence[memoryview], starts: Sequence[int], offset: int, length: int) -> list[memoryview]:
+    """The pieces of a list of views that hold bytes ``offset`` to ``offset + length``.
+
+    ``starts`` holds where each view begins in the concatenation.  Empty views are passed over.
+    """
+    which = bisect_right(starts, offset) - 1
+    offset -= starts[which]
+    pieces = []
+    while length > 0:
+        view = views[which]
+        size = len(view)
+        if offset or size > length:
+            view = view[offset : offset + length]
+            size = len(view)
+            offset = 0
+        if size:
+            pieces.append(view)
+            length -= size
+        which += 1
+    return pieces
+
+
+class KeyTable:
+    """The regions of one device, found by the index of their key.  Index 0 is never given out."""
+
+    __slots__ = ("_limit", "_next", "regions")
+
+    def __init__(self, limit: int) -> None:
+        self.regions: dict[int, SoftMemoryRegion | None] = {}
+        self._limit = limit
+        # A random start makes it unlikely that a key of an earlier run still names something.
+        self._next = secrets.randbelow(MAX_INDEX)
+
+    def reserve(self) -> int:
+        """Take a free index for a key that names no region.  Raises ResourceError at the limit."""
+        if len(self.regions) >= self._limit:
+            raise ResourceError(f"all {self._limit} memory keys of the device are in use; close some regions first")
+        index = self._next % MAX_INDEX + 1
+        while index in self.regions:
+            index = index % MAX_INDEX + 1
+        self._next = index
+        self.regions[index] = None
+        return index
+
+    def release(self, index: int) -> None:
+        self.regions.pop(index, None)
+
+
+class SoftMemoryRegion(MemoryRegion):
+    """A region of either kind; see :class:`iser.rdma.api.MemoryRegion`."""
+
+    __slots__ = ("_access_bits", "_max_bytes", "_starts", "_table", "_views", "closed", "flat", "pd")
+
+    def __init__(self, table: KeyTable, pd: ProtectionDomain, kind: MrType, max_num_sg: int, max_bytes: int) -> None:
+        self.kind = kind
+        self.max_num_sg = max_num_sg
+        self.lkey = self.rkey = table.reserve() << 8
+        table.regions[self.rkey >> 8] = self
+        self.iova = 0
+        self.length = 0
+        self.access = Access(0)
+        self._access_bits = 0
+        self.valid = False
+        self.pd = pd
+        self.closed = False
+        #: The one element of a contiguous region: the fast way to its bytes.
+        self.flat: memoryview | None = None
+        self._views: Sequence[memoryview] = ()
+        self._starts: Sequence[int] = ()
+        self._table = table
+        self._max_bytes = max_bytes
+
+    def map_sg(self, sg: ScatterList, offset: int = 0, page_size: int = 4096) -> int:
+        if self.valid or self.closed:
+            state = "closed" if self.closed else "valid"
+            raise MemoryRegionError(f"region {self.rkey:#010x} is {state}; invalidate it before mapping it again")
+        count = len(sg.views)
+        if not count or not 0 <= offset <= sg.lengths[0]:
+            raise MemoryRegionError(f"a list of {count} elements with offset {offset} maps nothing")
+        if self.kind is MrType.MEM_REG:
+            count = _page_prefix(sg, offset, page_size, self.max_num_sg)
+        elif count > self.max_num_sg:
+            count = 0
+        if not count:
+            raise MemoryRegionError(
+                f"the list of {len(sg.views)} elements is too long for a {self.kind.value} region of {self.max_num_sg} "
+                f"entries; split it or allocate a larger region"
+            )
+        length = (sg.length if count == len(sg.views) else sum(sg.lengths[:count])) - offset
+        if length > self._max_bytes:
+            raise MemoryRegionError(f"{length} bytes do not fit a region of at most {self._max_bytes}")
+        self._take(sg, count, offset)
+        self.length = length
+        return count
+
+    def _take(self, sg: ScatterList, count: int, offset: int) -> None:
+        views = sg.views if count == len(sg.views) else sg.views[:count]
+        if offset:
+            views = [views[0][offset:], *views[1:]]
+        self.iova = sg.addresses[0] + offset
+        self._views = views
+        if count == 1:
+            self.flat = views[0]
+            self._starts = (0,)
+        else:
+            self.flat = None
+            self._starts = [0, *accumulate(map(len, views[:-1]))]
+
+    def register(self, wr: RegMr) -> None:
+        """Carry out a RegMr.  Raises MemoryRegionError."""
+        problem = ""
+        if self.closed:
+            problem = "the region is closed"
+        elif self.valid:
+            problem = "the region is valid; invalidate it first"
+        elif wr.key >> 8 != self.rkey >> 8:
+            problem = "the key has another index; use inc_rkey(mr.rkey)"
+        elif not self._views:
+            problem = "nothing is mapped; call map_sg first"
+        elif wr.access & _WRITABLE and any(view.readonly for view in self._views):
+            problem = "a read-only buffer cannot be registered for writing"
+        if problem:
+            raise MemoryRegionError(f"cannot register region {self.rkey:#010x} as {wr.key:#010x}: {problem}")
+        self.rkey = self.lkey = wr.key
+        self.access = wr.access
+        self._access_bits = int(wr.access)
+        self.valid = True
+
+    def invalidate(self) -> None:
+        """Refuse the key from now on and let go of the memory."""
+        self.valid = False
+        self.flat = None
+        self._views = self._starts = ()
+
+    def close(self) -> None:
+        if not self.closed:
+            self.invalidate()
+            self.closed = True
+            self._table.release(self.rkey >> 8)
+
+    def check(self, stag: int, to: int, length: int, access: int, pd: ProtectionDomain) -> int:
+        """The offset of ``to`` in the region, for ``REMOTE_WRITE`` or ``REMOTE_READ``.
+
+        Raises TerminateError with the code of the first rule that is broken.
+        """
+        which = 0 if access == REMOTE_WRITE else 1
+        if stag != self.rkey or not self.valid:
+            raise _refused(_INVALID[which], stag, "is stale or not valid")
+        if pd is not self.pd:
+            raise _refused(_NOT_ASSOCIATED[which], stag, "belongs to another protection domain")
+        if to + length > _TO_SPACE:
+            raise _refused(_WRAP[which], stag, f"is used with offset {to:#x} and {length} bytes, which wraps")
+        offset = to - self.iova
+        if offset < 0 or offset + length > self.length:
+            raise _refused(
+                _BOUNDS[which], stag, f"spans {self.length} bytes from {self.iova:#x}, not {length} from {to:#x}"
+            )
+        if not self._access_bits & access:
+            raise _refused(fault.PROTECTION_ACCESS, stag, f"does not allow {Access(access).name}")
+        return offset
+
+    def slices(self, offset: int, length: int) -> list[memoryview]:
+        """The pieces of memory that hold ``length`` bytes from ``offset``; both must have been checked."""
+        flat = self.flat
+        if flat is not None:
+            return [flat[offset : offset + length]]
+        return slices_of(self._views, self._starts, offset, length)
+
+
+# Tagged Writes are judged by DDP, the source of a Read Request by RDMAP.
+_INVALID: Final = (fault.TAGGED_INVALID_STAG, fault.PROTECTION_INVALID_STAG)
+_NOT_ASSOCIATED: Final = (fault.TAGGED_NOT_ASSOCIATED, fault.PROTECTION_NOT_ASSOCIATED)
+_WRAP: Final = (fault.TAGGED_TO_WRAP, fault.PROTECTION_TO_WRAP)
+_BOUNDS: Final = (fault.TAGGED_BOUNDS, fault.PROTECTION_BOUNDS)
+
+
+def _refused(what: Fault, stag: int, why: str) -> TerminateError:
+    return TerminateError(f"the peer used STag {stag:#010x}, which {why}", *what)
+
+
+def _page_prefix(sg: ScatterList, offset: int, page_size: int, max_pages: int) -> int:
+    """How many whole elements a page list of ``max_pages`` entries can describe.
+
+    Neighbours must touch, or the first end and the second start on a page boundary.
+    """
+    mask = page_size - 1
+    pages = end = 0
+    for index, (address, length) in enumerate(zip(sg.addresses, sg.lengths, strict=True)):
+        start = address if index else address + offset
+        if index and start != end and (start | end) & mask:
+            return index
+        # A page that the element before has already entered is not counted twice.
+        first = end + mask & ~mask if index and start == end else start & ~mask
+        end = address + length
+        pages += max(0, end - first + mask) // page_size
+        if pages > max_pages:
+            return index
+    return len(sg.views)

@@ -1,0 +1,542 @@
+"""The receiving half of the protocol core: bytes in, checked and placed; completions out.
+
+The shell asks :meth:`Receiver.get_buffers` where the next bytes go.  Small FPDUs are staged and copied, which is
+cheaper than one more system call; when much of a tagged payload is still missing, it goes from the socket straight to
+registered memory.  Every check of an FPDU is made before a byte of it is placed, except for the CRC of a payload that
+is received in place: that is checked before anything completes (RFC 5041 section 5, RFC 5040 section 5).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, Protocol
+
+from crc32c import crc32c
+
+from iser.errors import TerminateError
+from iser.rdma.api import ProtectionDomain, WcOpcode, WcStatus, WorkCompletion
+from iser.rdma.softiwarp.memory import REMOTE_READ, REMOTE_WRITE, KeyTable, SoftMemoryRegion
+from iser.rdma.softiwarp.tx import PendingRead, ReadResponse
+from iser.rdma.softiwarp.wire import (
+    CTRL_LAST,
+    CTRL_MASK,
+    CTRL_TAGGED,
+    MSN_MASK,
+    OP_READ_REQUEST,
+    OP_READ_RESPONSE,
+    OP_SEND,
+    OP_SEND_INV,
+    OP_SEND_SE,
+    OP_SEND_SE_INV,
+    OP_TERMINATE,
+    OP_WRITE,
+    QN_READ_REQUEST,
+    QN_SEND,
+    QN_TERMINATE,
+    READ_REQUEST,
+    READ_REQUEST_ULPDU,
+    TAGGED,
+    TAGGED_HEADER,
+    UNTAGGED,
+    UNTAGGED_HEADER,
+    Fault,
+    fault,
+    segment_header,
+)
+
+__all__ = ["RECV_SIZE", "STAGING_SIZE", "STEER_MIN", "Receiver", "Upcalls"]
+
+STAGING_SIZE: Final = 256 << 10
+RECV_SIZE: Final = 64 << 10  # bytes asked for at once when nothing is received in place
+STEER_MIN: Final = 16 << 10  # missing payload from which receiving in place pays
+STEER_PIECES: Final = 512  # views handed out at once for one payload
+_TAIL_MORE: Final = 20  # staging after a payload that another segment follows: CRC field and next header
+_TAIL_LAST: Final = 8 << 10  # staging after the last segment: CRC field and the Sends that are likely to follow
+
+_ULPDU: Final = 2  # the length field
+_TAGGED_DATA: Final = _ULPDU + TAGGED_HEADER
+_UNTAGGED_DATA: Final = _ULPDU + UNTAGGED_HEADER
+_MIN_FPDU: Final = _TAGGED_DATA + 4
+_SENDS: Final = frozenset((OP_SEND, OP_SEND_INV, OP_SEND_SE, OP_SEND_SE_INV))
+_INVALIDATES: Final = frozenset((OP_SEND_INV, OP_SEND_SE_INV))
+_DDP_VERSION: Final = 0x0300
+_RDMAP_VERSION: Final = 0x00C0
+
+_new = tuple.__new__  # half the price of calling the NamedTuple
+
+
+class Upcalls(Protocol):
+    """What the receiver asks of the core."""
+
+    def heard(self) -> None:
+        """The first FPDU arrived."""
+
+    def failed(self, error: TerminateError, ulpdu: int, header: bytes) -> None:
+        """The peer broke the protocol; nothing more is received."""
+
+    def terminated(self, raw: bytes) -> None:
+        """The peer sent a Terminate with this ULP part."""
+
+    def read_requested(self, response: ReadResponse) -> None:
+        """A checked Read Request."""
+
+    def read_done(self) -> None:
+        """The oldest read is complete and gone from the list."""
+
+    def may_serve(self) -> bool:
+        """Is there room for one more read of the peer's?"""
+
+
+class Receiver:
+    """FPDU parser and placement.  ``completions`` collects what the shell hands to the completion queue."""
+
+    __slots__ = (
+        "_buf",
+        "_core",
+        "_crc_pieces",
+        "_dst",
+        "_end",
+        "_first",
+        "_header",
+        "_keys",
+        "_left",
+        "_message_op",
+        "_msn",
+        "_msn_read",
+        "_pd",
+        "_pos",
+        "_recv_got",
+        "_region",
+        "_regions",
+        "_trailer",
+        "_view",
+        "completions",
+        "crc",
+        "half_received",
+        "has_heard",
+        "reads",
+        "receives",
+        "stopped",
+        "wanted",
+    )
+
+    def __init__(self, core: Upcalls, keys: KeyTable, pd: ProtectionDomain) -> None:
+        self._core = core
+        self._regions = keys.regions
+        self._pd = pd
+        self.crc = False
+        self.stopped = False
+        self.wanted = 0  # bytes that the last get_buffers asked for
+        self.completions: list[WorkCompletion] = []
+        self.receives: deque[tuple[object, memoryview]] = deque()
+        self.reads: deque[PendingRead] = deque()  # on the wire, oldest first
+        self._buf = bytearray()
+        self._view = memoryview(self._buf)
+        self._first = self._view
+        self._pos = self._end = 0  # the staged bytes not yet parsed
+        self.has_heard = False
+        # The untagged message being received.
+        self._msn = self._msn_read = 1
+        self.half_received: tuple[object, memoryview] | None = None
+        self._recv_got = 0
+        self._message_op = 0
+        # The tagged payload being received in place.
+        self._left = 0
+        self._trailer = 0
+        self._dst: list[memoryview] = []
+        self._crc_pieces: list[memoryview] = []
+        self._header = b""
+        self._region: SoftMemoryRegion | None = None
+
+    def start(self, crc: bool) -> None:
+        """Begin; the staging buffer is allocated only now."""
+        self.crc = crc
+        self._buf = bytearray(STAGING_SIZE)
+        self._view = memoryview(self._buf)
+        self._first = self._view[:RECV_SIZE]
+
+    def release(self) -> None:
+        """Let go of the memory; nothing is received any more."""
+        self.stopped = True
+        self._left = 0
+        self._dst, self._crc_pieces, self._region = [], [], None
+        self._buf = bytearray()
+        self._view = self._first = memoryview(self._buf)
+
+    @property
+    def mid_fpdu(self) -> bool:
+        """Would the stream end inside an FPDU now?"""
+        return bool(self._end - self._pos or self._left or self._trailer)
+
+    def get_buffers(self) -> list[memoryview]:
+        """Where the next bytes go, in this order.  Report them with :meth:`received` before asking again."""
+        if self._left and not self.stopped:
+            region = self._region
+            if region is None or (region.valid and region.rkey == TAGGED.unpack_from(self._header)[2]):
+                return self._steered()
+            self._fail(_invalidated(region.rkey), self._header)
+        if self._pos == self._end or self.stopped:
+            self._pos = self._end = 0
+            self.wanted = RECV_SIZE
+            return [self._first]
+        if STAGING_SIZE - self._end < RECV_SIZE:
+            left = self._end - self._pos
+            self._buf[:left] = self._view[self._pos : self._end]
+            self._pos, self._end = 0, left
+        self.wanted = RECV_SIZE
+        return [self._view[self._end : self._end + RECV_SIZE]]
+
+    def _steered(self) -> list[memoryview]:
+        dst = self._dst
+        if len(dst) > STEER_PIECES:
+            pieces = dst[:STEER_PIECES]
+            self.wanted = sum(map(len, pieces))
+            return pieces
+        last = TAGGED.unpack_from(self._header)[1] & CTRL_LAST
+        tail = _TAIL_LAST if last else self._trailer + _TAGGED_DATA
+        self.wanted = self._left + tail
+        return [*dst, self._view[:tail]]
+
+    def received(self, count: int) -> None:
+        """``count`` bytes were put where :meth:`get_buffers` said: parse all that is complete."""
+        if self.stopped:
+            return
+        if self._left:
+            count = self._fill(count)
+            self._pos, self._end = 0, count
+            if self._left:
+                return
+        else:
+            self._end += count
+        if self._trailer and not self._finish_steered():
+            return
+        self._parse()
+
+    def _fill(self, count: int) -> int:
+        """Account for bytes received in place; returns how many came after the payload."""
+        placed = min(count, self._left)
+        self._left -= placed
+        count -= placed
+        if not self._left:
+            self._dst = []
+            return count
+        dst = self._dst
+        full = 0
+        for piece in dst:
+            if placed < len(piece):
+                break
+            placed -= len(piece)
+            full += 1
+        del dst[:full]
+        if placed:
+            dst[0] = dst[0][placed:]
+        return count
+
+    def _finish_steered(self) -> bool:
+        """Check and complete the payload that was received in place, once its CRC field is here."""
+        trailer = self._trailer
+        if self._end < trailer:
+            return False
+        header = self._header
+        ulpdu, control, _, _ = TAGGED.unpack(header)
+        if self.crc:
+            value = crc32c(header)
+            for piece in self._crc_pieces:
+                value = crc32c(piece, value)
+            value = crc32c(self._view[: trailer - 4], value)
+            if value != int.from_bytes(self._view[trailer - 4 : trailer], "little"):
+                self._fail(TerminateError("an FPDU from the peer has a wrong CRC", *fault.CRC), b"")
+                return False
+            self._crc_pieces = []
+        self._trailer = 0
+        self._region = None
+        self._pos = trailer
+        if control & CTRL_MASK == OP_READ_RESPONSE:
+            try:
+                self._respond(ulpdu - TAGGED_HEADER, control)
+            except TerminateError as error:
+                self._fail(error, header)
+                return False
+        if not self.has_heard:
+            self._first_heard()
+        return True
+
+    def _parse(self) -> None:  # noqa: PLR0912 - the hot loop; a call per step would double its price
+        """Take every complete FPDU from the staging buffer, and start to receive in place if the next is large."""
+        buf, view = self._buf, self._view
+        pos, end = self._pos, self._end
+        start = pos
+        unpack = TAGGED.unpack_from
+        regions = self._regions
+        crc = self.crc
+        try:
+            while end - pos >= _MIN_FPDU:
+                ulpdu, control, stag, to = unpack(buf, pos)
+                size = (ulpdu + 5 & ~3) + 4
+                kind = control & CTRL_MASK
+                if end - pos < size:
+                    if control & CTRL_TAGGED and size - (end - pos) >= STEER_MIN:
+                        self._steer(pos, kind, ulpdu, stag, to)
+                        pos = end
+                    break
+                if crc and crc32c(view[pos : pos + size - 4]) != int.from_bytes(
+                    view[pos + size - 4 : pos + size], "little"
+                ):
+                    raise TerminateError("an FPDU from the peer has a wrong CRC", *fault.CRC)
+                if kind in _SENDS:
+                    self._send(pos, kind)
+                elif kind == OP_WRITE and ulpdu > TAGGED_HEADER:
+                    length = ulpdu - TAGGED_HEADER
+                    region = regions.get(stag >> 8)
+                    if region is None:
+                        raise _unknown(fault.TAGGED_INVALID_STAG, stag)
+                    offset = region.check(stag, to, length, REMOTE_WRITE, self._pd)
+                    data = pos + _TAGGED_DATA
+                    if region.flat is not None:
+                        region.flat[offset : offset + length] = view[data : data + length]
+                    else:
+                        _scatter(region.slices(offset, length), view, data)
+                else:
+                    self._other(pos, kind)
+                    if self.stopped:
+                        return
+                pos += size
+            if 2 <= end - pos < _MIN_FPDU and int.from_bytes(view[pos : pos + 2], "big") < TAGGED_HEADER:
+                raise _short()
+        except TerminateError as error:
+            self._fail(error, bytes(view[pos : min(end, pos + _ULPDU + READ_REQUEST_ULPDU)]))
+            return
+        self._pos = pos
+        if self._left:
+            self._pos = self._end = 0
+        if not self.has_heard and pos > start and not self._left:
+            self._first_heard()
+
+    def _first_heard(self) -> None:
+        self.has_heard = True
+        self._core.heard()
+
+    def _fail(self, error: TerminateError, fpdu: bytes) -> None:
+        """Stop; ``fpdu`` starts with the header to blame, or is empty where none can be trusted."""
+        self.stopped = True
+        ulpdu = int.from_bytes(fpdu[:2], "big")
+        header = b""
+        if (error.layer, error.etype, error.code) not in _WITHOUT_HEADER and len(fpdu) >= _TAGGED_DATA:
+            header = segment_header(fpdu)
+        self._core.failed(error, ulpdu, header)
+
+    def _steer(self, pos: int, kind: int, ulpdu: int, stag: int, to: int) -> None:
+        """Check the tagged header at ``pos`` and receive the rest of its payload in place."""
+        length = ulpdu - TAGGED_HEADER
+        if kind == OP_WRITE:
+            region = self._region = self._regions.get(stag >> 8)
+            if region is None:
+                raise _unknown(fault.TAGGED_INVALID_STAG, stag)
+            pieces = region.slices(region.check(stag, to, length, REMOTE_WRITE, self._pd), length)
+        elif kind == OP_READ_RESPONSE:
+            self._region = None
+            read = self._expect(stag, to, length)
+            pieces = read.slices(read.got, length)
+        else:
+            raise _unexpected(kind)
+        data = pos + _TAGGED_DATA
+        self._header = bytes(self._view[pos:data])
+        self._trailer = (-(ulpdu + _ULPDU) & 3) + 4
+        self._crc_pieces = list(pieces) if self.crc else []
+        self._dst = pieces
+        self._left = length
+        have = self._end - data
+        while have:
+            piece = pieces[0]
+            part = min(have, len(piece))
+            piece[:part] = self._view[data : data + part]
+            data += part
+            have -= part
+            self._fill(part)
+
+    def _send(self, pos: int, kind: int) -> None:
+        """One segment of a Send into the posted receive that its message took."""
+        ulpdu, control, stag, queue, msn, offset = UNTAGGED.unpack_from(self._buf, pos)
+        length = ulpdu - UNTAGGED_HEADER
+        if length < 0:
+            raise _short()
+        if queue != QN_SEND:
+            raise TerminateError(f"the peer sent a Send on queue {queue}", *fault.INVALID_QN)
+        if msn != self._msn:
+            raise TerminateError(f"the peer sent Send {msn} where {self._msn} is next", *fault.INVALID_MSN)
+        if offset != self._recv_got:
+            raise TerminateError(
+                f"the peer sent offset {offset} of a Send where {self._recv_got} is next", *fault.INVALID_MO
+            )
+        recv = self.half_received
+        if recv is None:
+            if not self.receives:
+                raise TerminateError(f"no receive is posted for Send {msn} of the peer", *fault.NO_BUFFER)
+            recv = self.half_received = self.receives.popleft()
+            self._message_op = kind
+        elif kind != self._message_op:
+            raise _unexpected(kind)
+        wr_id, buffer = recv
+        total = offset + length
+        if total > len(buffer):
+            self.completions.append(WorkCompletion(wr_id, WcStatus.LOC_LEN_ERR, WcOpcode.RECV, 0))
+            self.half_received = None
+            raise TerminateError(
+                f"the peer sent {total} bytes or more into a receive of {len(buffer)}", *fault.TOO_LONG
+            )
+        data = pos + _UNTAGGED_DATA
+        buffer[offset:total] = self._view[data : data + length]
+        if not control & CTRL_LAST:
+            self._recv_got = total
+            return
+        if kind in _INVALIDATES:
+            self._invalidate(stag)
+        else:
+            stag = 0
+        self._msn = msn + 1 & MSN_MASK
+        self.half_received = None
+        self._recv_got = 0
+        self.completions.append(_new(WorkCompletion, (wr_id, WcStatus.SUCCESS, WcOpcode.RECV, total, stag)))
+
+    def _invalidate(self, stag: int) -> None:
+        region = self._regions.get(stag >> 8)
+        if region is None or region.rkey != stag or not region.valid:
+            raise _unknown(fault.PROTECTION_INVALID_STAG, stag)
+        if region.pd is not self._pd:
+            raise _unknown(fault.PROTECTION_NOT_ASSOCIATED, stag)
+        region.invalidate()
+
+    def _other(self, pos: int, kind: int) -> None:
+        """Everything but Sends and Writes with data."""
+        ulpdu, control, stag, to = TAGGED.unpack_from(self._buf, pos)
+        if ulpdu < TAGGED_HEADER:
+            raise _short()
+        if kind == OP_WRITE:
+            return  # of nothing: no key is checked (RFC 5040 section 5.2)
+        if kind == OP_READ_RESPONSE:
+            length = ulpdu - TAGGED_HEADER
+            read = self._expect(stag, to, length)
+            _scatter(read.slices(read.got, length), self._view, pos + _TAGGED_DATA)
+            self._respond(length, control)
+        elif kind == OP_READ_REQUEST:
+            self._read_request(pos, ulpdu, control)
+        elif kind == OP_TERMINATE:
+            self._terminate(pos, ulpdu)
+        else:
+            raise _unexpected(control)
+
+    def _expect(self, stag: int, to: int, length: int) -> PendingRead:
+        """The read that a Read Response segment belongs to: the oldest, at the place reached."""
+        if not self.reads:
+            raise TerminateError("the peer sent a Read Response that nobody asked for", *fault.UNEXPECTED_OPCODE)
+        read = self.reads[0]
+        if stag != read.stag:
+            raise _unknown(fault.TAGGED_INVALID_STAG, stag)
+        if to != read.got or read.got + length > read.total:
+            raise TerminateError(
+                f"the peer sent {length} bytes at {to:#x} of a Read Response; {read.got} of {read.total} are here",
+                *fault.TAGGED_BOUNDS,
+            )
+        return read
+
+    def _respond(self, length: int, control: int) -> None:
+        """A segment of the oldest read has been placed."""
+        read = self.reads[0]
+        read.got += length
+        if not control & CTRL_LAST:
+            return
+        if read.got != read.total:
+            raise TerminateError(
+                f"the peer ended a Read Response of {read.total} bytes after {read.got}", *fault.TAGGED_BOUNDS
+            )
+        self.reads.popleft()
+        if read.wr.signaled:
+            self.completions.append(
+                _new(WorkCompletion, (read.wr.wr_id, WcStatus.SUCCESS, WcOpcode.RDMA_READ, read.total, 0))
+            )
+        self._core.read_done()
+
+    def _read_request(self, pos: int, ulpdu: int, control: int) -> None:
+        self._check_untagged(pos, ulpdu, QN_READ_REQUEST, self._msn_read)
+        if ulpdu < READ_REQUEST_ULPDU:
+            raise _short()
+        if ulpdu > READ_REQUEST_ULPDU or not control & CTRL_LAST:
+            raise TerminateError("the peer sent a Read Request of more than 28 bytes", *fault.TOO_LONG)
+        if not self._core.may_serve():
+            raise TerminateError("the peer sent more Read Requests than agreed", *fault.CATASTROPHIC_STREAM)
+        sink_stag, sink_to, size, stag, to = READ_REQUEST.unpack_from(self._buf, pos + _UNTAGGED_DATA)
+        region, offset = None, 0
+        if size:
+            region = self._regions.get(stag >> 8)
+            if region is None:
+                raise _unknown(fault.PROTECTION_INVALID_STAG, stag)
+            offset = region.check(stag, to, size, REMOTE_READ, self._pd)
+        self._msn_read = self._msn_read + 1 & MSN_MASK
+        self._core.read_requested(ReadResponse(sink_stag, sink_to, size, region, stag, offset))
+
+    def _terminate(self, pos: int, ulpdu: int) -> None:
+        self._check_untagged(pos, ulpdu, QN_TERMINATE, 1)
+        self.stopped = True
+        data = pos + _UNTAGGED_DATA
+        self._core.terminated(bytes(self._view[data : data + ulpdu - UNTAGGED_HEADER]))
+
+    def _check_untagged(self, pos: int, ulpdu: int, expected_queue: int, expected_msn: int) -> None:
+        if ulpdu < UNTAGGED_HEADER:
+            raise _short()
+        _, _, _, queue, msn, offset = UNTAGGED.unpack_from(self._buf, pos)
+        if queue != expected_queue:
+            raise TerminateError(
+                f"the peer used queue {queue} for a message of queue {expected_queue}", *fault.INVALID_QN
+            )
+        if msn != expected_msn:
+            raise TerminateError(
+                f"the peer used number {msn} on queue {queue} where {expected_msn} is next", *fault.INVALID_MSN
+            )
+        if offset:
+            raise TerminateError(f"the peer used offset {offset} on queue {queue}", *fault.INVALID_MO)
+
+
+# A header that cannot be parsed says nothing to the peer.
+_WITHOUT_HEADER: Final = frozenset(
+    (
+        fault.TAGGED_VERSION,
+        fault.UNTAGGED_VERSION,
+        fault.RDMAP_VERSION,
+        fault.UNEXPECTED_OPCODE,
+        fault.CRC,
+        fault.BAD_FPDU,
+    )
+)
+
+
+def _scatter(pieces: list[memoryview], source: memoryview, data: int) -> None:
+    for piece in pieces:
+        size = len(piece)
+        piece[:] = source[data : data + size]
+        data += size
+
+
+def _short() -> TerminateError:
+    return TerminateError("the peer sent an FPDU that is shorter than its headers", *fault.BAD_FPDU)
+
+
+def _unknown(what: Fault, stag: int) -> TerminateError:
+    return TerminateError(f"the peer used STag {stag:#010x}, which names nothing it may use", *what)
+
+
+def _invalidated(rkey: int) -> TerminateError:
+    return TerminateError(
+        f"STag {rkey:#010x} was invalidated while the peer was writing to it", *fault.TAGGED_INVALID_STAG
+    )
+
+
+def _unexpected(control: int) -> TerminateError:
+    """What is wrong with a control word that is none of those we know: a version, or the opcode."""
+    if control & _DDP_VERSION != OP_SEND & _DDP_VERSION:
+        what = fault.TAGGED_VERSION if control & CTRL_TAGGED else fault.UNTAGGED_VERSION
+        return TerminateError(f"the peer sent DDP version {control >> 8 & 3}", *what)
+    if control & _RDMAP_VERSION != OP_SEND & _RDMAP_VERSION:
+        return TerminateError(f"the peer sent RDMAP version {control >> 6 & 3}", *fault.RDMAP_VERSION)
+    return TerminateError(
+        f"the peer sent opcode {control & 0xF}, which is unknown or out of place here", *fault.UNEXPECTED_OPCODE
+    )
