@@ -21,6 +21,7 @@ _FIXED = struct.Struct(">BxBIB4xBBxBH")  # ends with the sense-key specific fiel
 _DESCRIPTOR_HEADER = struct.Struct(">BBBB3xB")
 _INFORMATION = struct.Struct(">BBBxQ")
 _SKS_DESCRIPTOR = struct.Struct(">BB2xBHx")
+_INFORMATION_END = 7
 _VALID = 0x80
 _SKSV_IN_CDB = 0xC0
 _TYPE_INFORMATION = 0x00
@@ -82,7 +83,7 @@ def _build_descriptor(code: SenseCode, information: int | None, field: int | Non
 
 
 def decode_sense(sense: bytes | memoryview) -> Sense:
-    """Decode fixed or descriptor sense data; bytes that a peer cut off count as zero.
+    """Decode fixed or descriptor sense data; codes that a peer cut off are 0, fields that it cut into are None.
 
     Raises PduError when there is no sense, or its format is neither of the two.
     """
@@ -103,8 +104,8 @@ def _decode_fixed(data: bytes, deferred: bool) -> Sense:
         key & 0x0F,
         asc,
         ascq,
-        information if first & _VALID else None,
-        _cdb_pointer(key & 0x0F, sks, pointer),
+        information if first & _VALID and len(data) >= _INFORMATION_END else None,
+        _cdb_pointer(key & 0x0F, sks, pointer) if len(data) >= _FIXED.size else None,
         deferred,
     )
 
