@@ -186,7 +186,7 @@ class Transmitter:
         return ended
 
     def cut(self, terminate: bytes | None) -> None:
-        """Drop all but the rest of an FPDU that is partly sent, copied, and put a Terminate with this ULP part behind it.
+        """Drop all but the rest (copied) of an FPDU that is partly sent, and put a Terminate with this ULP part behind.
 
         With None everything is dropped: the stream is not to be used any more.
         """
