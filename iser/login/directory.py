@@ -31,7 +31,7 @@ class Admission:
     """A login that may go on.
 
     ``auth``, if given, replaces the one that the login was made with.  ``session_params`` are those of the session that
-    a connection with a TSIH joins; the login takes the session-wide values from there.
+    a connection with a TSIH joins; the login takes the session-wide values from there, so they must be given then.
     """
 
     portal_group_tag: int = 1

@@ -119,7 +119,8 @@ class InitiatorLogin:
             return self._say(pairs + self._negotiation.offers(), Stage.FULL_FEATURE)
         methods = self._auth.methods
         pairs.append((AUTH_METHOD, ",".join(methods)))
-        return self._say(pairs, Stage.OPERATIONAL if tuple(methods) == (NONE,) else None)
+        # T at once if no authentication will do: LIO takes no empty request to say so in.
+        return self._say(pairs, Stage.OPERATIONAL if NONE in methods else None)
 
     def _introduction(self) -> list[Pair]:
         config, declare = self._config, self._negotiation.declare
@@ -221,9 +222,10 @@ class InitiatorLogin:
         answers = self._negotiation.receive(pairs, Phase.OPERATIONAL)
         if flags.nsg is None:
             return self._say(answers, Stage.FULL_FEATURE)
+        offered = dict(pairs)
         for name, value in answers:
-            if value != NOT_UNDERSTOOD:
-                raise NegotiationError(name, "the target offered it and ended the login at once")
+            if value not in (NOT_UNDERSTOOD, offered[name]):  # else it has its way without our answer
+                raise NegotiationError(name, f"the target offered {offered[name]} and took no answer")
         config = self._config
         tsih = response.tsih or config.tsih
         if not tsih and not config.discovery:

@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final
 
-from iser.errors import NegotiationError
-from iser.login.keys import KEYS, NO, YES, Key, Kind, Phase, Role, Transport, Value, format_value
+from iser.errors import LocalProtocolError, NegotiationError
+from iser.login.keys import KEYS, NO, YES, Key, Kind, Phase, Role, Scope, Transport, Value, format_value
 from iser.login.params import NegotiatedParameters, Wishes
 from iser.login.text import IRRELEVANT, NOT_UNDERSTOOD, REJECT, RESERVED_VALUES, Pair
 
@@ -49,10 +49,11 @@ def accept(key: Key, offer: Value, wish: Value | tuple[str, ...]) -> Value | Non
     if key.kind is Kind.OR:
         return bool(offer or wish)
     if key.kind is Kind.LIST:
-        supported = wish if isinstance(wish, tuple) else (wish,)
-        return next((choice for choice in str(offer).split(",") if choice in supported), None)
-    low_high = (int(offer), int(wish)) if isinstance(wish, int) else (int(offer), int(offer))
-    return max(low_high) if key.kind is Kind.MAXIMUM else min(low_high)
+        choices = wish if isinstance(wish, tuple) else (wish,)
+        return next((choice for choice in str(offer).split(",") if choice in choices), None)
+    if isinstance(wish, tuple):
+        raise LocalProtocolError(f"{key.name}: {wish!r} is a list; wish for one value")
+    return max(int(offer), int(wish)) if key.kind is Kind.MAXIMUM else min(int(offer), int(wish))
 
 
 def check_answer(key: Key, offered: Value | tuple[str, ...], answer: Value) -> None:
@@ -69,6 +70,16 @@ def check_answer(key: Key, offered: Value | tuple[str, ...], answer: Value) -> N
 
 def _forced(key: Key, offered: Value | tuple[str, ...]) -> bool:
     return (key.kind is Kind.AND and offered is False) or (key.kind is Kind.OR and offered is True)
+
+
+def _session_part(params: NegotiatedParameters) -> NegotiatedParameters:
+    """``params`` with all that belongs to one connection back at its default."""
+    fresh: dict[str, Any] = {}
+    for key in KEYS.values():
+        if key.scope is Scope.CONNECTION and key.field:
+            suffixes = ("_initiator", "_target") if key.by_sender else ("",)
+            fresh |= dict.fromkeys((key.field + suffix for suffix in suffixes), key.parse(key.default))
+    return replace(params, **fresh)
 
 
 class Negotiation:
@@ -94,7 +105,7 @@ class Negotiation:
         self._wishes = wishes
         self._discovery = discovery
         self._leading = leading
-        self._base = base or NegotiatedParameters()
+        self._base = _session_part(base) if base else NegotiatedParameters()
         self._offered: dict[str, Value | tuple[str, ...]] = {}
         self._declared: set[str] = set()
         self._settled: dict[str, str] = {}  # as the peer sent it
