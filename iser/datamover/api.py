@@ -87,7 +87,11 @@ class Datamover(ABC):
 
     @abstractmethod
     def notice_key_values(self, params: NegotiatedParameters) -> None:
-        """Take the negotiated keys; before the resources are allocated."""
+        """Take the negotiated keys, before ``enable_datamover``.
+
+        An initiator has them only after it allocated its resources: it must be able to receive before it asks for the
+        full-feature phase.
+        """
 
     @abstractmethod
     def allocate_connection_resources(self, queue_depth: int) -> None:

@@ -62,7 +62,7 @@ class Endpoint(Datamover):
 
     def notice_key_values(self, params: NegotiatedParameters) -> None:
         """See :class:`Datamover`."""
-        self._require(DatamoverState.LOGIN)
+        self._require(DatamoverState.LOGIN, DatamoverState.ALLOCATED)
         self._params = params
 
     def allocate_connection_resources(self, queue_depth: int) -> None:
