@@ -1,0 +1,121 @@
+"""From an address to a session in full-feature phase: connect, log in, follow redirections; and discovery."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import Final
+
+from initiator.options import ConnectOptions, default_initiator_name
+from initiator.requests import Follow
+from initiator.session import Session
+from initiator.url import Portal
+from iser.datamover import IserInitiator, IserInitiatorOptions
+from iser.errors import ConnectionFailed, LoginError
+from iser.login import (
+    ALL_TARGETS,
+    InitiatorLogin,
+    InitiatorLoginConfig,
+    TargetRecord,
+    TextRequester,
+    Wishes,
+    parse_targets,
+)
+from iser.pdu import Pdu
+from iser.rdma.api import Provider
+from iser.rdma.softiwarp import SoftIwarp, SoftIwarpOptions
+
+__all__ = ["DISCOVERY_DEPTH", "MAX_REDIRECTS", "Link", "make_provider", "open_session", "send_targets"]
+
+MAX_REDIRECTS: Final = 3
+DISCOVERY_DEPTH: Final = 8  # a discovery session has one request outstanding at a time
+_ISID_RANDOM: Final = 0x80  # the form of an ISID whose next bytes are random (RFC 7143 section 11.12.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A session in full-feature phase, the datamover under it, and the portal that it ended up at."""
+
+    session: Session
+    datamover: IserInitiator
+    portal: Portal
+
+
+def make_provider(options: ConnectOptions) -> Provider:
+    """The RDMA provider that ``options`` ask for."""
+    return SoftIwarp(SoftIwarpOptions(crc=options.crc, segment=options.segment))
+
+
+async def open_session(portal: Portal, target: str, options: ConnectOptions, provider: Provider | None = None) -> Link:
+    """Connect to ``portal`` and log in to ``target``, or for discovery where that is "".
+
+    All of it within ``options.login_timeout``.  Raises ConnectionFailed, LoginError, NegotiationError,
+    RemoteProtocolError, ConnectionLost; nothing is left open then.
+    """
+    provider = provider or make_provider(options)
+    try:
+        async with asyncio.timeout(options.login_timeout):
+            for _ in range(MAX_REDIRECTS + 1):
+                login = InitiatorLogin(_login_config(target, options))
+                try:
+                    return await _attempt(provider, portal, login, options, discovery=not target)
+                except LoginError:
+                    if login.redirect is None:
+                        raise
+                    portal = Portal(login.redirect.host, login.redirect.port)
+    except TimeoutError:
+        raise ConnectionFailed(
+            f"{portal} did not complete the login within {options.login_timeout:g} seconds;"
+            " check that an iSER target runs there, or raise login_timeout"
+        ) from None
+    raise ConnectionFailed(f"the target redirected the login more than {MAX_REDIRECTS} times, last to {portal}")
+
+
+def _login_config(target: str, options: ConnectOptions) -> InitiatorLoginConfig:
+    return InitiatorLoginConfig(
+        initiator_name=options.initiator_name or default_initiator_name(),
+        isid=bytes((_ISID_RANDOM,)) + os.urandom(5),
+        target_name=target,
+        discovery=not target,
+        wishes=Wishes(immediate_data=options.immediate_data),
+    )
+
+
+async def _attempt(
+    provider: Provider, portal: Portal, login: InitiatorLogin, options: ConnectOptions, *, discovery: bool
+) -> Link:
+    depth = DISCOVERY_DEPTH if discovery else options.queue_depth
+    session = Session(login, depth, options.timeout, immediate_data=options.immediate_data)
+    datamover = await IserInitiator.connect(
+        provider,
+        portal.host,
+        portal.port,
+        session,
+        IserInitiatorOptions(
+            queue_depth=depth,
+            remote_invalidate=options.remote_invalidate,
+            strategy=options.strategy,
+            no_bounce=options.no_bounce,
+        ),
+        options.login_timeout,
+    )
+    try:
+        await session.log_in(datamover)
+    except BaseException:
+        await datamover.close()
+        raise
+    return Link(session, datamover, portal)
+
+
+async def send_targets(session: Session, timeout: float, name: str = ALL_TARGETS) -> list[TargetRecord]:
+    """Ask a session what targets there are.  Raises TextError, CommandTimeout, ConnectionLost."""
+    requesters: list[TextRequester] = []
+
+    def begin(itt: int) -> tuple[Pdu, Follow]:
+        requester = TextRequester([("SendTargets", name)], itt=itt, immediate=True)
+        requesters.append(requester)
+        return requester.start(), requester.receive
+
+    await session.text(begin, timeout)
+    return parse_targets(requesters[0].pairs)
