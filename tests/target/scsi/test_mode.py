@@ -1,0 +1,96 @@
+"""MODE SENSE(6) and (10)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from iser.scsi import cdb
+from target.backends.file import FileBackend
+from target.backends.memory import MemoryBackend
+from tests.target.scsi.bench import SIZE, Bench, unit
+
+
+def test_all_pages_in_both_forms() -> None:
+    bench = Bench()
+    six = bench.data(cdb.mode_sense(0x3F, 255))
+    ten = bench.data(cdb.mode_sense(0x3F, 4096, ten=True))
+    assert (six[0], six[1], six[3]) == (len(six) - 1, 0, 8)
+    assert int.from_bytes(ten[:2], "big") == len(ten) - 2
+    assert int.from_bytes(ten[6:8], "big") == 8
+    assert six[4:] == ten[8:]
+    pages = {six[12]: six[13], six[32]: six[33], six[44]: six[45]}
+    assert pages == {0x08: 18, 0x0A: 10, 0x1C: 10}
+    assert len(six) == 56
+
+
+def test_device_specific_parameter_has_dpofua_and_write_protect() -> None:
+    bench = Bench(unit(), unit(MemoryBackend(SIZE, read_only=True), 1))
+    assert bench.data(cdb.mode_sense(0x08))[2] == 0x10
+    assert bench.data(cdb.mode_sense(0x08), 1)[2] == 0x90
+    assert bench.data(cdb.mode_sense(0x08, ten=True), 1)[3] == 0x90
+
+
+async def test_write_cache_is_that_of_the_backend(tmp_path: Path) -> None:
+    backend = FileBackend(tmp_path / "disk", SIZE)
+    bench = Bench(unit(), unit(backend, 1))
+    assert bench.data(cdb.mode_sense(0x08, dbd=True))[4:7].hex() == "081200"
+    assert bench.data(cdb.mode_sense(0x08, dbd=True), 1)[4:7].hex() == "081204"
+    await bench.device.close()
+
+
+def test_control_page_has_d_sense() -> None:
+    bench = Bench(unit(), unit(lun=1, descriptor_sense=True))
+    assert bench.data(cdb.mode_sense(0x0A, dbd=True))[4:].hex() == "0a0a001000000000ffff0000"
+    assert bench.data(cdb.mode_sense(0x0A, dbd=True), 1)[6] == 0x04
+
+
+def test_block_descriptors() -> None:
+    bench = Bench(unit(MemoryBackend(SIZE, block_size=4096)))
+    assert bench.data(cdb.mode_sense(0x1C))[4:12].hex() == "0000010000001000"
+    long_lba = bench.data(bytes.fromhex("5a101c00000000010000"))
+    assert long_lba[4] == 1
+    assert int.from_bytes(long_lba[6:8], "big") == 16
+    assert long_lba[8:24].hex() == "00000000000001000000000000001000"
+    assert bench.data(cdb.mode_sense(0x1C, dbd=True))[3] == 0
+
+
+def test_a_short_descriptor_of_a_huge_unit_is_saturated() -> None:
+    large = unit()
+    large.blocks = 2**33
+    assert Bench(large).data(cdb.mode_sense(0x1C))[4:8].hex() == "ffffffff"
+
+
+def test_changeable_values_are_none() -> None:
+    data = Bench().data(bytes.fromhex("1a087f00ff00"))
+    assert data[4:].hex() == "0812" + "00" * 18 + "0a0a" + "00" * 10 + "1c0a" + "00" * 10
+
+
+def test_default_values_are_the_current_ones() -> None:
+    bench = Bench()
+    assert bench.data(bytes.fromhex("1a00bf00ff00")) == bench.data(bytes.fromhex("1a003f00ff00"))
+
+
+@pytest.mark.parametrize(
+    ("command", "expected", "field"),
+    [
+        ("1a00ff00ff00", (5, 0x39, 0), 2),
+        ("1a000100ff00", (5, 0x24, 0), 2),
+        ("1a000801ff00", (5, 0x24, 0), 3),
+        ("1a003f01ff00", (5, 0x24, 0), 3),
+        ("1a0008ffff00", (5, 0x24, 0), 3),
+    ],
+    ids=["saved values", "unknown page", "unknown subpage", "subpage of all pages", "all subpages of one page"],
+)
+def test_what_is_not_there_is_refused(command: str, expected: tuple[int, int, int], field: int) -> None:
+    sense = Bench().sense(bytes.fromhex(command))
+    assert (sense.key, sense.asc, sense.ascq) == expected
+    assert sense.field == field
+
+
+@pytest.mark.parametrize("length", [0, 3, 4, 20, 255])
+def test_allocation_length_cuts(length: int) -> None:
+    bench = Bench()
+    assert bench.data(cdb.mode_sense(0x3F, length)) == bench.data(cdb.mode_sense(0x3F, 255))[:length]
+    assert len(bench.data(bytes.fromhex("1a003fffff00"))) == 56
