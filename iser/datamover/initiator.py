@@ -83,6 +83,11 @@ class IserInitiator(Endpoint, InitiatorDatamover):
         return self._planner.counters
 
     @property
+    def remote_operations(self) -> int | None:
+        """RDMA operations of the target on our memory so far; None where the device does not tell."""
+        return self._qp.remote_operations
+
+    @property
     def planner(self) -> Planner:
         """The planner of this connection's lists."""
         return self._planner

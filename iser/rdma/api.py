@@ -291,6 +291,11 @@ class QueuePair(ABC):
     @abstractmethod
     def state(self) -> QpState: ...
 
+    @property
+    def remote_operations(self) -> int | None:
+        """RDMA Writes and Reads of the peer on our memory so far; None where the device does not tell."""
+        return None
+
     @abstractmethod
     def post_send(self, *wrs: WorkRequest) -> None:
         """Queue work requests, to be carried out in order.

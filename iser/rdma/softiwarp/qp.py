@@ -107,6 +107,11 @@ class SoftQueuePair(QueuePair):
             return QpState.INIT
         return QpState.RTS if self._phase is _Phase.RTS else QpState.ERR
 
+    @property
+    def remote_operations(self) -> int:
+        """See :class:`QueuePair`."""
+        return self.core.rx.remote_operations
+
     def post_send(self, *wrs: WorkRequest) -> None:
         if self._phase is _Phase.RTS:
             self.core.post_send(wrs)

@@ -118,6 +118,7 @@ class Receiver:
         "receives",
         "stopped",
         "wanted",
+        "writes",
     )
 
     def __init__(self, core: Upcalls, keys: KeyTable, pd: ProtectionDomain) -> None:
@@ -127,6 +128,7 @@ class Receiver:
         self.crc = False
         self.stopped = False
         self.wanted = 0  # bytes that the last get_buffers asked for
+        self.writes = 0  # RDMA Writes of the peer that are complete and had data
         self.completions: list[WorkCompletion] = []
         self.receives: deque[tuple[object, memoryview]] = deque()
         self.reads: deque[PendingRead] = deque()  # on the wire, oldest first
@@ -167,6 +169,11 @@ class Receiver:
     def mid_fpdu(self) -> bool:
         """Would the stream end inside an FPDU now?"""
         return bool(self._end - self._pos or self._left or self._trailer)
+
+    @property
+    def remote_operations(self) -> int:
+        """RDMA Writes and Read Requests of the peer so far."""
+        return self.writes + (self._msn_read - 1)
 
     def get_buffers(self) -> list[memoryview]:
         """Where the next bytes go, in this order.  Report them with :meth:`received` before asking again."""
@@ -257,6 +264,8 @@ class Receiver:
             except TerminateError as error:
                 self._fail(error, header)
                 return False
+        elif control & CTRL_LAST:
+            self.writes += 1
         if not self.has_heard:
             self._first_heard()
         return True
@@ -296,6 +305,8 @@ class Receiver:
                         region.flat[offset : offset + length] = view[data : data + length]
                     else:
                         _scatter(region.slices(offset, length), view, data)
+                    if control & CTRL_LAST:
+                        self.writes += 1
                 else:
                     self._other(pos, kind)
                     if self.stopped:
