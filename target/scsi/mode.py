@@ -53,7 +53,7 @@ def mode_sense(lu: LogicalUnit, task: ScsiTask) -> Plan:
         return lu.check(SAVING_NOT_SUPPORTED, field=2)
     if fields.page != _ALL_PAGES and fields.page not in _PAGES:
         return lu.check(INVALID_FIELD_IN_CDB, field=2)
-    if fields.subpage and (fields.subpage != _ALL_SUBPAGES or fields.page != _ALL_PAGES):
+    if fields.subpage not in (0, _ALL_SUBPAGES):  # no page has subpages, so all of them are the page itself
         return lu.check(INVALID_FIELD_IN_CDB, field=3)
     wanted = _PAGES if fields.page == _ALL_PAGES else (fields.page,)
     pages = b"".join(_page(lu, page, changeable=fields.page_control == _CHANGEABLE) for page in wanted)

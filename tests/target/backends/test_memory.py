@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 
-from iser.errors import UsageError
+from iser.errors import BackendError, UsageError
 from target.backends.memory import MAX_MEMORY, MemoryBackend
 
 
@@ -35,6 +37,16 @@ async def test_close_waits_for_no_view_that_a_transfer_holds() -> None:
     await backend.close()
     view[:] = b"x" * 512
     assert bytes(view) == b"x" * 512
+
+
+def test_a_size_that_the_system_refuses_is_named() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 38, hard))
+    try:
+        with pytest.raises(BackendError, match="the system has no 1099511627776 bytes of memory"):
+            MemoryBackend(1 << 40)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @pytest.mark.parametrize("size", [0, -512, 511, 513, MAX_MEMORY + 512])
