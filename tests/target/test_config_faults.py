@@ -27,15 +27,8 @@ def test_near_keys_are_proposed_and_far_ones_listed() -> None:
 
 
 def test_tables_of_wrong_types_are_passed_over(tmp_path: Path) -> None:
-    for wrong in (
-        1,
-        "x",
-        [1],
-        [[]],
-        {"a": 1},
-        [{"lun": 3}],
-        [{"lun": [3]}],
-        [{"lun": [{"size": {}, "block_size": 0}]}],
-    ):
+    wrongs: list[object] = [1, "x", [1], [[]], {"a": 1}, [{"lun": 3}], [{"lun": [3]}]]
+    wrongs.append([{"lun": [{"size": {}, "block_size": 0}]}])
+    for wrong in wrongs:
         raw = {"portal": wrong, "target": wrong, "limits": wrong}
         assert list(combined_faults(raw, tmp_path)) == []
