@@ -83,6 +83,11 @@ class IserInitiator(Endpoint, InitiatorDatamover):
         return self._planner.counters
 
     @property
+    def device(self) -> Device:
+        """The RDMA device underneath."""
+        return self._device
+
+    @property
     def remote_operations(self) -> int | None:
         """RDMA operations of the target on our memory so far; None where the device does not tell."""
         return self._qp.remote_operations
