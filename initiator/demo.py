@@ -174,7 +174,10 @@ async def _somewhere(url: Url | None) -> AsyncIterator[Url]:
 
 
 async def run(url: Url | None = None) -> None:
-    """The whole demonstration, on a target of its own unless ``url`` says where.  Raises VerificationError if a byte differs."""
+    """The whole demonstration, on a target of its own unless ``url`` says where.
+
+    Raises VerificationError if a byte differs.
+    """
     console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
     async with _somewhere(url) as where:
         rows = await measure(where)

@@ -49,9 +49,11 @@ class LunSource(Source):
 
     def __init__(self, lun: Lun, lba: int = 0, blocks: int | None = None) -> None:
         capacity = lun.capacity
+        if not 0 <= lba <= capacity.blocks:
+            raise UsageError(f"LBA {lba} is not on the LUN, which has {capacity.blocks} blocks")
         count = capacity.blocks - lba if blocks is None else blocks
-        if lba < 0 or count < 0 or lba + count > capacity.blocks:
-            raise UsageError(f"{count} blocks at LBA {lba} are not all on the LUN, which has {capacity.blocks}")
+        if not 0 <= count <= capacity.blocks - lba:
+            raise UsageError(f"{count} blocks from LBA {lba} on are not all on the LUN, which has {capacity.blocks}")
         self._lun = lun
         self._lba = lba
         self._block = capacity.block_size
