@@ -7,15 +7,15 @@ import ipaddress
 import logging
 from typing import Final, Literal, cast
 
-from iser.errors import IserError
+from iser.errors import BackendError, IserError, UsageError
 from iser.login import TargetAddress, Wishes
 from iser.rdma.api import ConnectRequest, Listener, Provider
 from iser.rdma.softiwarp import SoftIwarp, SoftIwarpOptions
 from target.config import Config
+from target.config.build import build_device
 from target.connection import Connection, ConnectionSettings
 from target.registry import Registry, ServedTarget
 from target.staging import StagingPool
-from target.units import open_targets
 
 __all__ = ["DRAIN_TIMEOUT", "MAX_LOGINS", "TargetServer"]
 
@@ -50,7 +50,7 @@ class TargetServer:
     @classmethod
     async def start(cls, config: Config, provider: Provider | None = None) -> TargetServer:
         """Open the backends and listen.  Raises UsageError, BackendError, ConnectionFailed, with nothing left open."""
-        self = cls(config, provider or _provider(config), await open_targets(config))
+        self = cls(config, provider or _provider(config), await _open_targets(config))
         try:
             for portal in config.portal.values():
                 self._listeners.append(
@@ -83,7 +83,10 @@ class TargetServer:
         if tasks:
             await asyncio.wait(tasks)
         for served in self._targets:
-            await served.device.close()
+            try:
+                await served.device.close()
+            except BackendError as error:
+                log.error("%s: not closed in good order: %s", served.name, error)
 
     async def _drain(self, seconds: float) -> None:
         deadline = asyncio.get_running_loop().time() + seconds
@@ -107,6 +110,18 @@ class TargetServer:
     def _portal_addresses(self, local: tuple[str, int]) -> list[TargetAddress]:
         """What SendTargets says of our portals, to an initiator that reached us at ``local``."""
         return [TargetAddress(local[0] if _is_wildcard(host) else host, port) for host, port in self.addresses]
+
+
+async def _open_targets(config: Config) -> list[ServedTarget]:
+    opened: list[ServedTarget] = []
+    try:
+        for target in config.target:
+            opened.append(ServedTarget(await build_device(target, config.limits), target.alias))  # noqa: PERF401 - what was opened is closed below
+    except (UsageError, BackendError):
+        for served in opened:
+            await served.device.close()
+        raise
+    return opened
 
 
 def _is_wildcard(host: str) -> bool:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from pydantic_core import ErrorDetails
 
 from iser.errors import UsageError
-from target.config_lines import Path as KeyPath
-from target.config_values import DEFAULT_BLOCK_SIZE, DEFAULT_FIRST_BURST, DEFAULT_MAX_BURST, parse_listen, parse_size
+from target.config.lines import Path as KeyPath
+from target.config.values import DEFAULT_BLOCK_SIZE, DEFAULT_FIRST_BURST, DEFAULT_MAX_BURST, parse_listen, parse_size
 
 __all__ = ["Fault", "combined_faults", "dotted", "model_fault"]
 

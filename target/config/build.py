@@ -7,7 +7,7 @@ from target.backends.base import Backend
 from target.backends.fault import Fault, FaultFilter
 from target.backends.file import FileBackend
 from target.backends.memory import MemoryBackend
-from target.config import LimitsConfig, LunConfig, TargetConfig
+from target.config.model import LimitsConfig, LunConfig, TargetConfig
 from target.scsi import Identity, LogicalUnit, TargetDevice
 
 __all__ = ["build_device", "open_backend"]

@@ -19,10 +19,10 @@ from pydantic_core import ErrorDetails
 from iser.errors import ConfigError, UsageError
 from iser.scsi.lun import MAX_LUN
 from target.backends.fault import Action, Operation
-from target.config_faults import Fault, combined_faults, dotted, model_fault
-from target.config_lines import Path as KeyPath
-from target.config_lines import find_line, key_lines
-from target.config_values import (
+from target.config.faults import Fault, combined_faults, dotted, model_fault
+from target.config.lines import Path as KeyPath
+from target.config.lines import find_line, key_lines
+from target.config.values import (
     DEFAULT_BLOCK_SIZE,
     DEFAULT_FIRST_BURST,
     DEFAULT_MAX_BURST,

@@ -1,0 +1,90 @@
+"""From a configuration to a device that answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from iser.errors import BackendError, UsageError
+from iser.scsi import cdb
+from iser.scsi.inquiry import parse_serial, parse_standard
+from target.backends.fault import FaultFilter
+from target.backends.file import FileBackend
+from target.backends.memory import MemoryBackend
+from target.config import LimitsConfig, LunConfig, config_from_flags, load
+from target.config.build import build_device, open_backend
+from target.scsi import Done, ScsiTask, TargetDevice
+
+CONFIG = """\
+[portal.main]
+listen = "iser://127.0.0.1:0"
+[limits]
+max_transfer = "64K"
+[[target]]
+name = "iqn.2026-11.demo:disk"
+[[target.lun]]
+id = 0
+backend = "memory"
+size = "1M"
+[[target.lun]]
+id = 3
+backend = "file"
+path = "disk.img"
+size = "2M"
+block_size = 4096
+serial = "S3"
+product = "FILE DISK"
+descriptor_sense = true
+faults = [{ on = "write", nth = 2, action = "full" }]
+"""
+
+
+def answer(device: TargetDevice, command: bytes, lun: int) -> bytes:
+    plan = device.start(ScsiTask(lun << 48, command.ljust(16, b"\0"), 1, 1, 0, device.attach("i")))
+    assert isinstance(plan, Done)
+    return plan.data_in
+
+
+async def test_units_are_as_configured(tmp_path: Path) -> None:
+    file = tmp_path / "target.toml"
+    file.write_text(CONFIG)
+    config = load(file)
+    device = await build_device(config.target[0], config.limits)
+    assert list(device.luns) == [0, 3]
+    memory, disk = device.luns.values()
+    assert isinstance(memory.backend, MemoryBackend)
+    assert isinstance(disk.backend, FaultFilter)
+    assert isinstance(disk.backend.inner, FileBackend)
+    assert (memory.max_blocks, disk.max_blocks, disk.block_size, disk.blocks) == (128, 16, 4096, 512)
+    assert disk.descriptor_sense
+    assert parse_standard(answer(device, cdb.inquiry(), 3)).product == "FILE DISK"
+    assert parse_serial(answer(device, cdb.inquiry(255, 0x80), 3)) == "S3"
+    await disk.backend.writev(0, [memoryview(b"x")], fua=False)
+    with pytest.raises(BackendError, match="no space left"):
+        await disk.backend.writev(0, [memoryview(b"x")], fua=False)
+    await device.close()
+
+
+async def test_a_unit_that_fails_to_open_leaves_none_open(tmp_path: Path) -> None:
+    file = tmp_path / "target.toml"
+    file.write_text(CONFIG + '[[target.lun]]\nid = 4\nbackend = "file"\npath = "gone.img"\nsize = "1M"\n')
+    config = load(file)
+    (tmp_path / "gone.img").mkdir()
+    with pytest.raises(BackendError, match="Is a directory"):
+        await build_device(config.target[0], config.limits)
+    again = FileBackend(tmp_path / "disk.img")  # its lock is free again
+    await again.close()
+
+
+async def test_flags_build_too() -> None:
+    config = config_from_flags(name="iqn.2026-11.demo:disk", listen=["iser://127.0.0.1:0"], memory="1M")
+    device = await build_device(config.target[0], LimitsConfig())
+    assert device.name == "iqn.2026-11.demo:disk"
+    await device.close()
+
+
+@pytest.mark.parametrize("backend", ["memory", "file"])
+def test_a_lun_made_by_hand_still_needs_its_keys(backend: str) -> None:
+    with pytest.raises(UsageError, match=r"a (memory|file) LUN needs one"):
+        open_backend(LunConfig.model_validate({"id": 0, "backend": backend}))
