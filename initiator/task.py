@@ -13,7 +13,7 @@ from iser.sg import SgList
 
 __all__ = ["MAX_TAGS", "Request", "ScsiResult", "TagPool", "Task", "code_name"]
 
-MAX_TAGS: Final = 0xFFF  # tags in use at once; the index 0xFFF is never used, so that no tag is ffffffff
+MAX_TAGS: Final = 0xFFE  # tags in use at once; the index 0xFFF is never used, so that no tag is ffffffff
 _GENERATION: Final = 0x1000
 
 
@@ -105,7 +105,7 @@ class TagPool:
         """A tag that nobody uses.  Raises ResourceError when MAX_TAGS are in use."""
         if self._free:
             return self._free.pop()
-        if self._next >= MAX_TAGS:
+        if self._next > MAX_TAGS:
             raise ResourceError(f"all {MAX_TAGS} task tags of the session are in use; lower the queue depth")
         self._next += 1
         return self._next - 1
