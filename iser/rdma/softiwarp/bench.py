@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from iser.rdma.api import (
@@ -199,7 +200,7 @@ def _raw_tcp(port: int, total: int, trips: int) -> tuple[float, float]:
         return copied, (time.perf_counter() - start) / trips
 
 
-async def _measure(port: int, raw_port: int) -> None:
+async def _measure(port: int, raw_port: int, total: int, count: int) -> None:
     provider = SoftIwarp(SoftIwarpOptions(first_fpdu_delay=0))
     ends: list[_Client] = []
 
@@ -212,8 +213,6 @@ async def _measure(port: int, raw_port: int) -> None:
     await client.run(Send(None, [memoryview(b"K")], signaled=False), 1, 1)
     address, key = _KEY.unpack(client.answer)
     mib = client.memory[:MIB]
-    total = 2048
-    count = 20000
     copied, trip = await asyncio.to_thread(_raw_tcp, raw_port, total * MIB, count)
     raw = total * MIB / copied / 1e6
     _say(f"raw TCP            {raw:8.0f} MB/s")
@@ -221,7 +220,7 @@ async def _measure(port: int, raw_port: int) -> None:
         ("1 MiB RDMA Write", RdmaWrite(None, [mib], address, key, signaled=True)),
         ("1 MiB RDMA Read", RdmaRead(None, [mib], address, key)),
     ):
-        await client.run(request, 64, 4)
+        await client.run(request, 4, 4)
         rate = total * MIB / await client.run(request, total, 4) / 1e6
         _say(f"{name:<18} {rate:8.0f} MB/s   {rate / raw:.2f} of raw TCP")
     seconds = await client.run(Send(None, [memoryview(b"P")], signaled=False), count, 1)
@@ -239,21 +238,25 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def main() -> None:
-    """Run the benchmark, or with ``serve`` as argument its other process."""
+def main(arguments: Sequence[str] = ()) -> None:
+    """Run the benchmark, or with ``serve`` as argument its other process.
+
+    ``arguments``: MiB to copy and number of small exchanges, 2048 and 20000 by default.
+    """
     with contextlib.suppress(ImportError):
         import uvloop  # noqa: PLC0415 - an optional speed-up
 
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    if sys.argv[1:] == ["serve"]:
+    if arguments[:1] == ["serve"]:
         asyncio.run(_serve())
         return
+    total, count = map(int, arguments) if arguments else (2048, 20000)
     command = [sys.executable, "-m", "iser.rdma.softiwarp.bench", "serve"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:  # noqa: S603 - ourselves
         assert server.stdout is not None
         port, raw_port = server.stdout.readline().split()
-        asyncio.run(_measure(int(port), int(raw_port)))
+        asyncio.run(_measure(int(port), int(raw_port), total, count))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -28,6 +28,7 @@ _log = logging.getLogger("iser.rdma.softiwarp")
 RECV_CALLS: Final = 16  # reads per wakeup, so that one busy peer does not starve the others
 SEND_CALLS: Final = 4  # gathered writes in a row, likewise
 ROUNDS: Final = 4  # rounds of completions and posts in one turn
+PROBE_DELAY: Final = 0.25  # seconds; see _on_readable
 _DRAIN_SIZE: Final = 64 << 10
 
 
@@ -60,6 +61,7 @@ class SoftQueuePair(QueuePair):
         self._writer = False  # the socket is full and we wait for it
         self._fin_sent = False
         self._nudge_armed = False
+        self._probes = False
         self._progress = 0.0  # time of the last byte the socket took while it was full
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._closed = asyncio.Event()
@@ -76,6 +78,7 @@ class SoftQueuePair(QueuePair):
         self._phase = _Phase.RTS
         self.core.start(ird=agreed.ird, ord=agreed.ord, crc=agreed.crc, segment=segment, initiator=initiator)
         self._loop.add_reader(sock.fileno(), self._on_readable)
+        self._probes = not isinstance(self._loop, asyncio.SelectorEventLoop)
         if initiator:
             self._begin(agreed.rtr)
 
@@ -170,6 +173,17 @@ class SoftQueuePair(QueuePair):
         self._turn()
 
     def _on_readable(self) -> None:
+        self._read()
+        # uvloop calls once, and never again, when a reset arrives together with data.  Look once more after the last
+        # data instead of paying for a second call to the socket each time.
+        if self._probes and "probe" not in self._timers and self._sock is not None:
+            self._timer("probe", PROBE_DELAY, self._probe)
+
+    def _probe(self) -> None:
+        self._cancel("probe")
+        self._read()
+
+    def _read(self) -> None:
         sock, rx = self._sock, self.core.rx
         if sock is None:
             return
@@ -338,9 +352,9 @@ class SoftQueuePair(QueuePair):
             return
         announced = self._phase is _Phase.DRAINING
         if not announced:
-            self._reason = reason
+            # What the protocol said before the socket broke is the better reason.
+            self._reason = self.core.error if self.core.ended else reason
             self.core.abort(reason)
-        self._phase = _Phase.CLOSED if self._sock is None else _Phase.DRAINING
         self._close_socket()
         if not announced:
             if self._loop is None:
