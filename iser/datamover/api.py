@@ -142,6 +142,14 @@ class TargetDatamover(Datamover):
     """The target's side.  ``views`` must stay untouched until the data has moved."""
 
     @abstractmethod
+    def can_put(self, itt: int) -> bool:
+        """True when the task has a read buffer to put data into: without one ``put_data`` raises."""
+
+    @abstractmethod
+    def can_get(self, itt: int) -> bool:
+        """True when the task has a write buffer to get data from: without one ``get_data`` raises."""
+
+    @abstractmethod
     def put_data(self, itt: int, views: Sequence[memoryview], offset: int, data_sn: int, *, notify: bool) -> None:
         """Move ``views`` into the read buffer at ``offset``; ``data_completion_notify`` follows if ``notify``."""
 

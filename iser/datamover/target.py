@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 from iser.datamover.api import TargetDatamover, TargetDatamoverUser
 from iser.datamover.cm import build_private_data, invalidation_offered
 from iser.datamover.endpoint import Endpoint
-from iser.errors import LocalProtocolError
+from iser.errors import LocalProtocolError, RemoteProtocolError
 from iser.pdu import FINAL, PLAIN_HEADER, RSV, WSV, IserHeader, Pdu, ScsiCommand, ScsiResponse, encode
 from iser.rdma.api import ConnectionParams, ConnectRequest, RdmaRead, RdmaWrite
 
 __all__ = ["IserTarget"]
+
+_ADDRESS_SPACE: Final = 1 << 64
 
 
 class _Tags(NamedTuple):
@@ -34,22 +36,35 @@ class IserTarget(Endpoint, TargetDatamover):
     async def accept(self, request: ConnectRequest, queue_depth: int, *, remote_invalidate: bool) -> None:
         """Accept a connection, its first login receives posted.  Raises ConnectionFailed."""
         self._remote_invalidate = remote_invalidate and invalidation_offered(request.info.private_data)
+        self.name = "{}:{}".format(*request.info.remote_address)
         qp = self.setup(request.device, queue_depth)
         limits = request.device.attributes
-        await request.accept(
-            qp,
-            ConnectionParams(
-                build_private_data(self._remote_invalidate),
-                responder_resources=min(request.info.responder_resources, limits.max_qp_rd_atom),
-                initiator_depth=min(request.info.initiator_depth, limits.max_qp_init_rd_atom),
-            ),
+        params = ConnectionParams(
+            build_private_data(self._remote_invalidate),
+            responder_resources=min(request.info.responder_resources, limits.max_qp_rd_atom),
+            initiator_depth=min(request.info.initiator_depth, limits.max_qp_init_rd_atom),
         )
+        try:
+            await request.accept(qp, params)
+        except BaseException:
+            await self.close()
+            raise
         self.name = qp.name
 
     @property
     def remote_invalidate(self) -> bool:
         """True when responses invalidate the initiator's tags."""
         return self._remote_invalidate
+
+    def can_put(self, itt: int) -> bool:
+        """See :class:`TargetDatamover`."""
+        tags = self._tags.get(itt)
+        return tags is not None and tags.header.flags & RSV != 0
+
+    def can_get(self, itt: int) -> bool:
+        """See :class:`TargetDatamover`."""
+        tags = self._tags.get(itt)
+        return tags is not None and tags.header.flags & WSV != 0
 
     def put_data(self, itt: int, views: Sequence[memoryview], offset: int, data_sn: int, *, notify: bool) -> None:
         """See :class:`TargetDatamover`."""
@@ -91,6 +106,8 @@ class IserTarget(Endpoint, TargetDatamover):
     def _received(self, header: IserHeader, pdu: Pdu, invalidated: int) -> None:
         bhs = pdu.bhs
         if type(bhs) is ScsiCommand and header.flags & (RSV | WSV):
+            if max(header.read_base, header.write_base) + bhs.edtl > _ADDRESS_SPACE:
+                raise RemoteProtocolError("the initiator sent a buffer that runs over the end of its address space")
             unsolicited = bhs.data_segment_length
             if not bhs.flags & FINAL and self._params is not None:
                 unsolicited = min(self._params.first_burst_length, bhs.edtl)
