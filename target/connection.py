@@ -10,7 +10,16 @@ from typing import Final
 
 from iser.datamover import IserTarget
 from iser.errors import ConnectionLost, IserError, PduError
-from iser.login import TargetAddress, TargetLogin, TargetLoginConfig, TargetRecord, TextResponder, Wishes
+from iser.login import (
+    LOGIN_DATA_LENGTH,
+    NegotiatedParameters,
+    TargetAddress,
+    TargetLogin,
+    TargetLoginConfig,
+    TargetRecord,
+    TextResponder,
+    Wishes,
+)
 from iser.pdu import Pdu, TaskManagementRequest
 from iser.rdma.api import ConnectRequest
 from target.execution import Execution
@@ -18,8 +27,10 @@ from target.registry import Registry
 from target.session import Session
 from target.staging import StagingPool
 
-__all__ = ["LOGIN_TIMEOUT", "Connection", "ConnectionSettings"]
+__all__ = ["LOGIN_TIMEOUT", "MAX_DATA_RECEIVES", "SMALL_DATA_LENGTH", "Connection", "ConnectionSettings"]
 
+MAX_DATA_RECEIVES: Final = 2048  # receives of one connection for unsolicited data
+SMALL_DATA_LENGTH: Final = 128  # bytes of text in a PDU to initiators with small receives
 LOGIN_TIMEOUT: Final = 15.0  # seconds from the connection to the full-feature phase
 
 log = logging.getLogger("iser.target")
@@ -64,7 +75,8 @@ class Connection:
         self._local = request.info.local_address
         settings = self._settings
         try:
-            await self._datamover.accept(request, settings.queue_depth, remote_invalidate=settings.remote_invalidate)
+            receives = settings.queue_depth + (0 if settings.wishes.initial_r2t else MAX_DATA_RECEIVES)
+            await self._datamover.accept(request, receives, remote_invalidate=settings.remote_invalidate)
         except IserError as error:
             log.info("%s: not accepted: %s", self._datamover.name, error)
             return
@@ -127,10 +139,10 @@ class Connection:
 
         self._registry.targets[session.login.target_name].tasks.manage(session, bhs, answer)
 
-    def logged_out(self, session: Session) -> None:
+    def close(self, session: Session, why: str) -> None:
         """See :class:`SessionOwner`."""
         del session
-        self.end("logout")
+        self.end(why)
 
     def _login_request(self, pdu: Pdu) -> None:
         login = self._login
@@ -146,21 +158,25 @@ class Connection:
 
     def _begin_session(self, response: Pdu) -> None:
         result, datamover = self._login.result, self._datamover
-        datamover.notice_key_values(result.params)
-        datamover.allocate_connection_resources(self._settings.queue_depth)
-        datamover.send_control(response)
-        datamover.enable_datamover()
-        target = self._registry.targets.get(result.target_name) if not result.discovery else None
+        params, settings = result.params, self._settings
+        datamover.notice_key_values(params)
+        datamover.allocate_connection_resources(settings.queue_depth + _data_receives(params, settings.queue_depth))
+        target = self._registry.targets[result.target_name] if not result.discovery else None
         nexus = target.device.attach(f"{result.initiator_name},i,0x{result.isid.hex()}") if target else None
 
         def execution(session: Session) -> Execution:
             assert target is not None
             assert nexus is not None
-            return Execution(target.device, nexus, datamover, result.params, self._staging, session.finish)
+            return Execution(target.device, nexus, datamover, params, self._staging, session.finish)
 
-        text = TextResponder(result.params, self._records, transport="iser")
-        session = Session(self, result, datamover, execution if target else None, text, self._settings.queue_depth)
+        # Linux and libiscsi post receives of 128 bytes of data in a normal session, whatever they negotiate.
+        max_data = LOGIN_DATA_LENGTH if result.discovery else SMALL_DATA_LENGTH
+        text = TextResponder(params, self._records, transport="iser", max_data=max_data)
+        session = Session(self, result, datamover, execution if target else None, text, settings.queue_depth)
         self.session = session
+        old = self._registry.enter(session, nexus)
+        datamover.send_control(response)
+        datamover.enable_datamover()
         log.info(
             "%s: %s logged in to %s%s",
             datamover.name,
@@ -168,14 +184,8 @@ class Connection:
             result.target_name or "discovery",
             ", remote invalidation on" if datamover.remote_invalidate else "",
         )
-        old = self._registry.enter(session, nexus)
         if old is not None:
-            old.replaced()
-
-    def replaced(self, session: Session) -> None:
-        """See :class:`SessionOwner`."""
-        del session
-        self.end("the initiator logged in anew")
+            old.close("the initiator logged in anew")
 
     def _records(self, wanted: str) -> list[TargetRecord]:
         return self._registry.records(wanted, self._addresses(self._local))
@@ -185,8 +195,10 @@ class Connection:
             self._datamover.abort(ConnectionLost(f"no login within {self._settings.login_timeout:g} seconds"))
 
     async def _clean_up(self) -> None:
-        await self._datamover.close()
         session = self.session
+        if session:
+            session.abort_all()
+        await self._datamover.close()
         if session is None:
             if self._login.done:
                 self._registry.forget(self._login.result.tsih)
@@ -195,3 +207,11 @@ class Connection:
         self._registry.leave(session)
         if session.execution:
             await session.execution.idle()
+
+
+def _data_receives(params: NegotiatedParameters, queue_depth: int) -> int:
+    """Receives for the Data-Outs that a full window of commands may bring unasked."""
+    if params.initial_r2t:
+        return 0
+    each = -(-params.first_burst_length // params.target_recv_data_segment_length)
+    return min(each * queue_depth, MAX_DATA_RECEIVES)

@@ -12,7 +12,8 @@ from iser.errors import BackendError, PduError
 from iser.login import NegotiatedParameters
 from iser.pdu import COMMAND_ATTRIBUTE_MASK, COMMAND_READ, COMMAND_WRITE, FINAL, DataOut, Pdu, ScsiCommand, full_cdb
 from iser.pdu.const import RejectReason
-from iser.scsi.const import Status
+from iser.scsi.codes import SenseCode
+from iser.scsi.const import SenseKey, Status
 from iser.sg import scatter, slice_views
 from target.scsi import GOOD, Async, Done, Nexus, ReadMedia, ScsiTask, TargetDevice, WriteMedia
 from target.staging import StagingPool
@@ -53,7 +54,7 @@ class Execution:
 
     def start(self, pdu: Pdu, bhs: ScsiCommand) -> Task:
         """Begin a command; it may be finished on return.  Raises PduError for one that breaks the session's rules."""
-        unsolicited = self._check(bhs)
+        unsolicited = self._check(bhs, len(pdu.data))
         cdb = full_cdb(bhs, pdu.ahs) if pdu.ahs else bhs.cdb
         scsi = ScsiTask(bhs.lun, cdb, bhs.itt, bhs.flags & COMMAND_ATTRIBUTE_MASK, bhs.edtl, self._nexus)
         plan = self._device.start(scsi)
@@ -73,10 +74,11 @@ class Execution:
     def data_out(self, task: Task, bhs: DataOut, data: memoryview | bytes) -> None:
         """Unsolicited data of a running task.  Raises PduError when it is not what was agreed."""
         length = len(data)
-        if bhs.data_sn != task.data_sn or bhs.buffer_offset != task.received or length > task.unsolicited:
+        unasked = task.unsolicited
+        if bhs.data_sn != task.data_sn or bhs.buffer_offset != task.received or not unasked or length > unasked:
             raise PduError(
                 f"the initiator sent a Data-Out out of place: DataSN {bhs.data_sn}, offset {bhs.buffer_offset}, "
-                f"{length} bytes; expected {task.data_sn}, {task.received} and up to {task.unsolicited}",
+                f"{length} bytes; expected {task.data_sn}, {task.received} and up to {unasked}",
                 RejectReason.PROTOCOL_ERROR,
             )
         if task.early is not None:
@@ -105,6 +107,8 @@ class Execution:
     def abort(self, task: Task) -> None:
         """End a task without a response, now or as soon as its memory is no longer in use."""
         task.aborted = True
+        if task.waiting is not None:
+            task.waiting.cancel()
         if not task.busy:
             self._end(task)
 
@@ -123,9 +127,9 @@ class Execution:
         if self._jobs:
             await asyncio.wait(self._jobs)
 
-    def _check(self, bhs: ScsiCommand) -> int:
-        """The bytes of write data that come unasked after this PDU."""
-        flags, immediate, edtl = bhs.flags, bhs.data_segment_length, bhs.edtl
+    def _check(self, bhs: ScsiCommand, immediate: int) -> int:
+        """The bytes of write data that come unasked after this PDU with its ``immediate`` ones."""
+        flags, edtl = bhs.flags, bhs.edtl
         if flags & COMMAND_READ and flags & COMMAND_WRITE:
             raise PduError("the initiator sent a bidirectional command, which no device here has", _FIELD)
         if edtl and not flags & (COMMAND_READ | COMMAND_WRITE):
@@ -134,16 +138,29 @@ class Execution:
         if immediate and (not self._params.immediate_data or immediate > burst):
             raise PduError(f"the initiator sent {immediate} bytes of immediate data against what was agreed", _PROTOCOL)
         if flags & FINAL:
+            self._check_tags(bhs, immediate)
             return 0
         if self._params.initial_r2t or not burst:
             raise PduError("the initiator announced unsolicited data although InitialR2T=Yes", _PROTOCOL)
+        self._check_tags(bhs, burst)
         return burst - immediate
+
+    def _check_tags(self, bhs: ScsiCommand, unasked: int) -> None:
+        """Each direction that data moves in needs a tag; write data that comes unasked needs none."""
+        itt = bhs.itt
+        if bhs.flags & COMMAND_READ and bhs.edtl and not self._datamover.can_put(itt):
+            raise PduError(f"the initiator sent a read of {bhs.edtl} bytes without a buffer for them", _PROTOCOL)
+        if bhs.flags & COMMAND_WRITE and bhs.edtl > unasked and not self._datamover.can_get(itt):
+            raise PduError(f"the initiator sent a write of {bhs.edtl} bytes without their buffer", _PROTOCOL)
 
     # Reads
 
     def _read(self, task: Task, plan: ReadMedia) -> None:
         bhs = task.bhs
-        length = min(plan.length, bhs.edtl) if bhs.flags & COMMAND_READ else 0
+        if bhs.flags & COMMAND_WRITE:
+            self._answer(task, plan.lu.check(_WRONG_DIRECTION), 0)
+            return
+        length = min(plan.length, bhs.edtl)
         if not length:
             self._answer(task, GOOD, plan.length)
             return
@@ -155,26 +172,32 @@ class Execution:
         self._answer(task, GOOD, plan.length)
 
     async def _read_staged(self, task: Task, plan: ReadMedia, length: int) -> None:
-        staging = await self._staging.take(length)
-        try:
-            if not task.aborted:
-                await plan.lu.backend.readv(plan.offset, [staging[:length]])
-        except BaseException:
-            self._staging.give(staging)
-            raise
+        task.staging = staging = await self._take(task, length)
+        await plan.lu.backend.readv(plan.offset, [staging[:length]])
         if task.aborted:
-            self._staging.give(staging)
             return
         self._sn += 1
-        self._puts[self._sn] = staging
         self._datamover.put_data(task.bhs.itt, [staging[:length]], 0, self._sn, notify=True)
+        self._puts[self._sn] = staging
+        task.staging = None
         self._answer(task, GOOD, plan.length)
+
+    async def _take(self, task: Task, length: int) -> memoryview:
+        """Staging memory for a task, which may be aborted while it waits."""
+        task.waiting = asyncio.current_task()
+        try:
+            return await self._staging.take(length)
+        finally:
+            task.waiting = None
 
     # Writes
 
     def _write(self, task: Task, plan: WriteMedia, immediate: memoryview | bytes) -> None:
         bhs = task.bhs
-        length = min(plan.length, bhs.edtl) if bhs.flags & COMMAND_WRITE else 0
+        if bhs.flags & COMMAND_READ:
+            self._answer(task, plan.lu.check(_WRONG_DIRECTION), 0)
+            return
+        length = min(plan.length, bhs.edtl)
         length -= length % plan.lu.backend.block_size
         if not length:
             self._answer(task, GOOD, plan.length)
@@ -182,19 +205,23 @@ class Execution:
         task.wanted = length
         views = plan.lu.backend.views(plan.offset, length)
         if views is None:
-            task.staging = self._staging.try_take(length)
-            if task.staging is None:
-                task.early = bytearray(immediate)
-                self._spawn(task, self._wait_for_staging(task, length))
-                return
-            views = [task.staging[:length]]
-        self._collect(task, views, immediate)
+            self._stage(task, length, immediate)
+        else:
+            self._collect(task, views, immediate)
+
+    def _stage(self, task: Task, length: int, immediate: memoryview | bytes) -> None:
+        """Collect ``length`` bytes in staging memory, as soon as there is some."""
+        task.staging = self._staging.try_take(length)
+        if task.staging is not None:
+            self._collect(task, [task.staging[:length]], immediate)
+            return
+        task.early = bytearray(immediate)
+        self._spawn(task, self._wait_for_staging(task, length))
 
     async def _wait_for_staging(self, task: Task, length: int) -> None:
-        task.staging = staging = await self._staging.take(length)
+        task.staging = staging = await self._take(task, length)
         early, task.early = task.early, None
-        if not task.aborted:
-            self._collect(task, [staging[:length]], early or b"")
+        self._collect(task, [staging[:length]], early or b"")
 
     def _parameters(self, task: Task, plan: Async, immediate: memoryview | bytes) -> None:
         length = min(plan.data_out_length, task.bhs.edtl) if task.bhs.flags & COMMAND_WRITE else 0
@@ -204,8 +231,7 @@ class Execution:
         if not length:
             self._spawn(task, self._run(task, plan))
             return
-        task.scsi.data_out = memoryview(bytearray(length))
-        self._collect(task, [task.scsi.data_out], immediate)
+        self._stage(task, length, immediate)
 
     def _collect(self, task: Task, sink: Sequence[memoryview], immediate: memoryview | bytes | bytearray) -> None:
         """Fetch the ``wanted`` bytes into ``sink``; all that comes unasked precedes what is asked for."""
@@ -233,6 +259,8 @@ class Execution:
             return
         plan = task.plan
         if isinstance(plan, Async):
+            assert task.staging is not None
+            task.scsi.data_out = task.staging[: task.wanted]
             self._spawn(task, self._run(task, plan))
         elif isinstance(plan, WriteMedia):
             if task.staging is None and not plan.fua:
@@ -251,12 +279,12 @@ class Execution:
     # Ends
 
     async def _run(self, task: Task, plan: Async) -> None:
-        self._done(task, await plan.run())
+        self._done(task, await plan.run(), plan.data_out_length)
 
-    def _done(self, task: Task, done: Done) -> None:
+    def _done(self, task: Task, done: Done, data_out_length: int = 0) -> None:
         data = done.data_in
         if not data or task.aborted:
-            self._answer(task, done, task.wanted)
+            self._answer(task, done, data_out_length)
             return
         length = min(len(data), task.bhs.edtl) if task.bhs.flags & COMMAND_READ else 0
         if length:
@@ -264,7 +292,7 @@ class Execution:
         self._answer(task, done, len(data))
 
     def _answer(self, task: Task, done: Done, length: int) -> None:
-        if task.aborted:
+        if task.aborted or task.ended:
             return
         self._release(task)
         task.ended = True
@@ -287,7 +315,7 @@ class Execution:
             task.staging = None
 
     def _spawn(self, task: Task, work: Coroutine[Any, Any, None]) -> None:
-        task.running = True
+        task.running += 1
         job = asyncio.get_running_loop().create_task(self._guard(task, work))
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
@@ -305,10 +333,11 @@ class Execution:
             log.exception("%s: task %#x: internal error", self._datamover.name, task.bhs.itt)
             self._answer(task, Done(Status.TASK_ABORTED), 0)
         finally:
-            task.running = False
+            task.running -= 1
             if task.aborted and not task.busy:
                 self._end(task)
 
 
+_WRONG_DIRECTION: Final = SenseCode(SenseKey.ILLEGAL_REQUEST, 0x0E, 0x03)  # invalid field in command information unit
 _FIELD: Final = RejectReason.INVALID_PDU_FIELD
 _PROTOCOL: Final = RejectReason.PROTOCOL_ERROR

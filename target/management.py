@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 from iser.pdu import RESERVED_TAG, TASK_MANAGEMENT_FUNCTION_MASK, TaskManagementRequest
@@ -32,8 +33,10 @@ class TaskManager:
     def manage(self, session: Session, bhs: TaskManagementRequest, done: Callable[[int], None]) -> None:
         """Begin a function for ``session``; ``done`` gets the response code when the last task touched has ended."""
         function = bhs.flags & TASK_MANAGEMENT_FUNCTION_MASK
-        if function in (Function.TARGET_WARM_RESET, Function.TARGET_COLD_RESET):
+        if function == Function.TARGET_WARM_RESET:
             self._reset(session, self._device.luns.values(), done)
+        elif function == Function.TARGET_COLD_RESET:
+            self._reset(session, self._device.luns.values(), partial(self._cold, done))
         elif function == Function.TASK_REASSIGN:
             done(Code.REASSIGNMENT_NOT_SUPPORTED)
         elif function not in _ON_A_UNIT:
@@ -59,8 +62,12 @@ class TaskManager:
     def _abort_task(self, session: Session, bhs: TaskManagementRequest, done: Callable[[int], None]) -> None:
         task = session.tasks.get(bhs.referenced_task_tag)
         if task is None:
-            # A command that was answered before the function came, or that never came, is no task.
-            done(Code.TASK_DOES_NOT_EXIST if bhs.referenced_task_tag != RESERVED_TAG else Code.FUNCTION_REJECTED)
+            # A command that was answered before the function came is no task; one that never came shall not come now.
+            if bhs.referenced_task_tag == RESERVED_TAG:
+                done(Code.FUNCTION_REJECTED)
+            else:
+                never_came = session.give_up(bhs.ref_cmd_sn, bhs.cmd_sn)
+                done(Code.FUNCTION_COMPLETE if never_came else Code.TASK_DOES_NOT_EXIST)
             return
         _drop_all({session: [task]}, done)
 
@@ -77,6 +84,12 @@ class TaskManager:
                 tasks.extend(self._tasks_on(other, unit))
             self._device.lun_reset(unit, self._sessions.get(session))
         _drop_all(hit, done)
+
+    def _cold(self, done: Callable[[int], None], code: int) -> None:
+        """A cold reset ends every session behind its answer (RFC 7143 section 11.5.1)."""
+        done(code)
+        for session in list(self._sessions):
+            session.close("the target was reset")
 
     def _tasks_on(self, session: Session, unit: LogicalUnit) -> list[Task]:
         return [task for task in session.tasks.values() if self._device.unit(task.bhs.lun) is unit]

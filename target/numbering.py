@@ -28,6 +28,11 @@ class Numbering:
         """The last CmdSN that the initiator may use."""
         return (self.exp_cmd_sn + self._depth - 1 - self._open) & _MASK
 
+    @property
+    def room(self) -> bool:
+        """True when the window is open."""
+        return self._open < self._depth
+
     def next_stat_sn(self) -> int:
         """The number of the response being built."""
         number = self.stat_sn
@@ -42,6 +47,11 @@ class Numbering:
         """The command numbered ExpCmdSN has come."""
         self.exp_cmd_sn = (self.exp_cmd_sn + 1) & _MASK
         self._open += 1
+
+    def undo(self) -> None:
+        """Take the last :meth:`begin` back: the command was rejected, and its number counts as not received."""
+        self.exp_cmd_sn = (self.exp_cmd_sn - 1) & _MASK
+        self._open -= 1
 
     def end(self) -> None:
         """A command that :meth:`begin` counted has ended."""

@@ -131,7 +131,7 @@ class Registry:
         )
 
     def _same_nexus(self, login: LoginResult) -> Session | None:
-        if login.discovery:
+        if login.discovery or not login.new_session:
             return None
         for session in self.targets[login.target_name].sessions:
             if session.login.initiator_name == login.initiator_name and session.login.isid == login.isid:

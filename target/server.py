@@ -34,7 +34,7 @@ class TargetServer:
         self._provider = provider
         self._targets = targets
         self._registry = Registry(targets, limits.max_sessions)
-        self._staging = StagingPool()
+        self.staging = StagingPool()
         self._connections: dict[Connection, asyncio.Task[None] | None] = {}
         self._listeners: list[Listener] = []
         self._settings = ConnectionSettings(
@@ -100,7 +100,7 @@ class TargetServer:
             log.warning("refusing %s:%d: too many connections", *request.info.remote_address)
             await request.reject()
             return
-        connection = Connection(self._registry, self._staging, self._settings, self._portal_addresses)
+        connection = Connection(self._registry, self.staging, self._settings, self._portal_addresses)
         self._connections[connection] = asyncio.current_task()
         try:
             await connection.serve(request)

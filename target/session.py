@@ -14,6 +14,7 @@ from iser.pdu import (
     COMMAND_WRITE,
     FINAL,
     IMMEDIATE,
+    LOGOUT_REASON_MASK,
     RESERVED_TAG,
     RESPONSE_OVERFLOW,
     RESPONSE_UNDERFLOW,
@@ -30,6 +31,7 @@ from iser.pdu import (
     TaskManagementResponse,
     TextRequest,
     encode_bhs,
+    sn_lt,
 )
 from iser.pdu.const import LogoutReason, LogoutResponseCode, RejectReason
 from iser.scsi.const import Status
@@ -52,11 +54,8 @@ class SessionOwner(Protocol):
     def manage_tasks(self, session: Session, bhs: TaskManagementRequest, done: Callable[[int], None]) -> None:
         """Carry out a task management function; ``done`` gets the response code when all its effects are over."""
 
-    def logged_out(self, session: Session) -> None:
-        """The logout response is queued: end the connection behind it."""
-
-    def replaced(self, session: Session) -> None:
-        """The initiator has logged in anew in place of this session: end the connection."""
+    def close(self, session: Session, why: str) -> None:
+        """End the connection behind what is queued; the session gets no more PDUs."""
 
 
 class Session:
@@ -78,9 +77,10 @@ class Session:
         self._datamover = datamover
         self._text = text
         self._numbers = Numbering(login.cmd_sn, login.stat_sn, queue_depth)
-        self._held: dict[int, Pdu] = {}
+        self._held: dict[int, Pdu | None] = {}  # by CmdSN, all in the window; None is a command that was given up
         self._draining: dict[int, int] = {}
         self._immediate = 0
+        self._closed = False
         self.execution = execution(self) if execution else None
         self._handlers: dict[type[Any], Callable[[Pdu], None]] = {
             NopOut: self._nop,
@@ -100,10 +100,11 @@ class Session:
             return
         handler = self._handlers.get(type(bhs))
         if handler is None:
+            self._forget_tags(bhs.itt)
             self._reject(pdu, RejectReason.PROTOCOL_ERROR, f"a {type(bhs).__name__} is not allowed here")
         elif bhs.opcode & IMMEDIATE:
             handler(pdu)
-        elif bhs.cmd_sn == self._numbers.exp_cmd_sn:  # type: ignore[union-attr]  # every handled PDU has a CmdSN
+        elif bhs.cmd_sn == self._numbers.exp_cmd_sn and self._numbers.room:  # type: ignore[union-attr]  # has a CmdSN
             self._in_order(handler, pdu)
         else:
             self._out_of_order(pdu, bhs.cmd_sn)  # type: ignore[union-attr]
@@ -120,7 +121,9 @@ class Session:
             self.execution.data_completed(sn)
 
     def abort_all(self) -> None:
-        """Drop every task; the memory of those whose data is moving stays until :meth:`connection_lost`."""
+        """The connection ends: drop every task; memory that data moves in stays until :meth:`connection_lost`."""
+        self._closed = True
+        self._held.clear()
         for task in list(self.tasks.values()):
             self._drop(task)
 
@@ -130,28 +133,55 @@ class Session:
         if self.execution:
             self.execution.connection_lost()
 
-    def replaced(self) -> None:
-        """A new session of the same nexus takes over (session reinstatement, RFC 7143 section 6.3.5)."""
-        self._owner.replaced(self)
+    def close(self, why: str) -> None:
+        """End the session and its connection."""
+        self._owner.close(self, why)
 
     # Order
 
     def _in_order(self, handler: Callable[[Pdu], None], pdu: Pdu) -> None:
         self._numbers.begin()
         handler(pdu)
-        while self._held:
-            held = self._held.pop(self._numbers.exp_cmd_sn, None)
+        if self._held:
+            self._run_held()
+
+    def _run_held(self) -> None:
+        """Go on with what waited for the number that has come."""
+        numbers = self._numbers
+        while numbers.exp_cmd_sn in self._held:
+            held = self._held.pop(numbers.exp_cmd_sn)
+            numbers.begin()
             if held is None:
-                return
-            self._numbers.begin()
-            self._handlers[type(held.bhs)](held)
+                numbers.end()
+            else:
+                self._handlers[type(held.bhs)](held)
 
     def _out_of_order(self, pdu: Pdu, cmd_sn: int) -> None:
         """Keep what came early, drop what is outside the window or came twice (RFC 7143 section 4.2.2.1)."""
         if not self._numbers.admits(cmd_sn) or cmd_sn in self._held:
             log.info("%s: dropping a PDU: CmdSN %d is not in the window", self.name, cmd_sn)
+            self._forget_tags(pdu.bhs.itt)
             return
         self._held[cmd_sn] = pdu._replace(data=bytes(pdu.data))
+
+    def give_up(self, cmd_sn: int, before: int) -> bool:
+        """Take a command that never came, and no longer shall, as received (RFC 7143 section 11.6.1 case b).
+
+        False when ``cmd_sn`` is not in the window, not before the CmdSN of the function, or has been received.
+        """
+        if not self._numbers.admits(cmd_sn) or not sn_lt(cmd_sn, before):
+            return False
+        held = self._held.get(cmd_sn)
+        self._held[cmd_sn] = None
+        if held is not None:
+            self._forget_tags(held.bhs.itt)
+        self._run_held()
+        return True
+
+    def _forget_tags(self, itt: int) -> None:
+        """A PDU is thrown away: so are the tags it advertised, unless they are those of a task with the same name."""
+        if itt not in self.tasks and not any(held and held.bhs.itt == itt for held in self._held.values()):
+            self._datamover.deallocate_task_resources(itt)
 
     # SCSI
 
@@ -163,18 +193,17 @@ class Session:
         if bhs.opcode & IMMEDIATE:
             self._immediate += 1
             if self._immediate > MAX_IMMEDIATE:
-                self._refuse(pdu, bhs, RejectReason.TOO_MANY_IMMEDIATE_COMMANDS, "too many immediate commands")
+                self._refuse(pdu, RejectReason.TOO_MANY_IMMEDIATE_COMMANDS, "too many immediate commands")
                 return
         if itt in self.tasks or itt == RESERVED_TAG:
-            self._refuse(pdu, bhs, RejectReason.TASK_IN_PROGRESS, f"task tag {itt:#x} is in use or reserved")
+            self._refuse(pdu, RejectReason.TASK_IN_PROGRESS, f"task tag {itt:#x} is in use or reserved")
             return
         if self._draining:
             self._draining.pop(itt, None)
         try:
             task = self.execution.start(pdu, bhs)
         except PduError as error:
-            self._datamover.deallocate_task_resources(itt)
-            self._refuse(pdu, bhs, error.reason, str(error))
+            self._refuse(pdu, error.reason, str(error))
             return
         if not task.ended:
             self.tasks[itt] = task
@@ -234,11 +263,11 @@ class Session:
         if self.tasks.get(itt) is task:
             del self.tasks[itt]
             self._end(task.bhs)
+            self._datamover.deallocate_task_resources(itt)
             if task.unsolicited:
                 self._drain(task)
         assert self.execution
         self.execution.abort(task)
-        self._datamover.deallocate_task_resources(itt)
 
     def _end(self, bhs: ScsiCommand) -> None:
         if bhs.opcode & IMMEDIATE:
@@ -263,11 +292,11 @@ class Session:
         except PduError as error:
             # At error recovery level 0 there is no way back to a task whose data is out of step.
             self._reject(pdu, error.reason, str(error))
-            raise
+            self.close("write data out of step")
 
     def _drained(self, pdu: Pdu, bhs: DataOut) -> None:
         """Data of a command that has ended already is thrown away, as much as was announced."""
-        left = self._draining.pop(bhs.itt, 0) - len(pdu.data)
+        left = self._draining.pop(bhs.itt, -1) - len(pdu.data)
         if left < 0:
             self._reject(pdu, RejectReason.PROTOCOL_ERROR, "a Data-Out for no task")
         elif left and not bhs.flags & FINAL:
@@ -297,34 +326,33 @@ class Session:
     def _text_request(self, pdu: Pdu) -> None:
         bhs = pdu.bhs
         assert type(bhs) is TextRequest
-        self._slot_over(bhs.opcode)
         try:
             response = self._text.receive(pdu)
         except PduError as error:
-            self._reject(pdu, error.reason, str(error))
+            self._refuse(pdu, error.reason, str(error))
             return
         except IserError as error:
-            self._reject(pdu, RejectReason.PROTOCOL_ERROR, str(error))
+            self._refuse(pdu, RejectReason.PROTOCOL_ERROR, str(error))
             return
+        self._slot_over(bhs.opcode)
         self._send(response.bhs, response.data)
 
     def _logout(self, pdu: Pdu) -> None:
         bhs = pdu.bhs
         assert type(bhs) is LogoutRequest
-        self._slot_over(bhs.opcode)
-        reason = bhs.flags & 0x7F
+        reason = bhs.flags & LOGOUT_REASON_MASK
         code = LogoutResponseCode.CLOSED
         if reason == LogoutReason.REMOVE_FOR_RECOVERY:
             code = LogoutResponseCode.RECOVERY_NOT_SUPPORTED
         elif reason == LogoutReason.CLOSE_CONNECTION and bhs.cid != self.login.cid:
             code = LogoutResponseCode.CID_NOT_FOUND
         elif reason > LogoutReason.REMOVE_FOR_RECOVERY:
-            self._reject(pdu, RejectReason.INVALID_PDU_FIELD, f"logout reason {reason} does not exist")
+            self._refuse(pdu, RejectReason.INVALID_PDU_FIELD, f"logout reason {reason} does not exist")
             return
+        self._slot_over(bhs.opcode)
         self._send(LogoutResponse(response=code, itt=bhs.itt))
         if code == LogoutResponseCode.CLOSED:
-            log.info("%s: %s logged out", self.name, self.login.initiator_name)
-            self._owner.logged_out(self)
+            self.close(f"{self.login.initiator_name} logged out")
 
     def _slot_over(self, opcode: int) -> None:
         if not opcode & IMMEDIATE:
@@ -339,8 +367,14 @@ class Session:
         )
         self._datamover.send_control(Pdu(numbered, data))
 
-    def _refuse(self, pdu: Pdu, bhs: ScsiCommand, reason: int, why: str) -> None:
-        self._end(bhs)
+    def _refuse(self, pdu: Pdu, reason: int, why: str) -> None:
+        """Reject a request; a number that it had is not taken as received (RFC 7143 section 7.3)."""
+        bhs = pdu.bhs
+        self._forget_tags(bhs.itt)
+        if not bhs.opcode & IMMEDIATE:
+            self._numbers.undo()
+        elif type(bhs) is ScsiCommand:
+            self._immediate -= 1
         self._reject(pdu, reason, why)
 
     def _reject(self, pdu: Pdu, reason: int, why: str) -> None:

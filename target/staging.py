@@ -49,6 +49,7 @@ class StagingPool:
                 self.give(future.result())
             elif entry in self._waiting:
                 self._waiting.remove(entry)
+                self._serve()
             raise
 
     def give(self, memory: memoryview) -> None:
@@ -58,6 +59,10 @@ class StagingPool:
         if self._idle + size <= MAX_IDLE:
             self._free.setdefault(size, []).append(memory)
             self._idle += size
+        self._serve()
+
+    def _serve(self) -> None:
+        """Give those who wait what there is, in order."""
         while self._waiting:
             wanted, future = self._waiting[0]
             if self.in_use and self.in_use + wanted > self._limit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from iser.pdu import ScsiCommand
@@ -15,8 +16,8 @@ class Task:
 
     ``sink`` is where write data goes and ``wanted`` how much of it; ``unsolicited`` counts the bytes that the initiator
     still sends without being asked, ``received`` those that it has sent; ``early`` holds them while there is no sink.
-    ``moving`` is true while the RNIC reads into ``sink``, ``running`` while a coroutine works for the task: until both
-    are false its memory must stay.
+    ``moving`` is true while the RNIC reads into ``sink``; ``running`` counts the coroutines that work for the task.
+    Until both are over its memory must stay.  ``waiting`` is a coroutine that uses none yet and may be cancelled.
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class Task:
         "staging",
         "unsolicited",
         "waiters",
+        "waiting",
         "wanted",
     )
 
@@ -49,7 +51,8 @@ class Task:
         self.early: bytearray | None = None
         self.staging: memoryview | None = None
         self.moving = False
-        self.running = False
+        self.running = 0
+        self.waiting: asyncio.Task[None] | None = None
         self.aborted = False
         self.ended = False
         self.waiters: list[Callable[[], None]] | None = None
@@ -57,4 +60,4 @@ class Task:
     @property
     def busy(self) -> bool:
         """True while something still uses the task's memory."""
-        return self.moving or self.running
+        return self.moving or self.running > 0

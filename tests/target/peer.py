@@ -5,29 +5,49 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from iser.datamover import IserInitiator, IserInitiatorOptions, TaskBuffers
 from iser.errors import IserError, PduError
 from iser.login import InitiatorLogin, InitiatorLoginConfig, LoginResult, Wishes
 from iser.pdu import COMMAND_READ, COMMAND_WRITE, FINAL, IMMEDIATE, Pdu, ScsiCommand, ScsiResponse
-from iser.rdma.softiwarp import SoftIwarp
+from iser.rdma.api import Provider
+from iser.rdma.softiwarp import SoftIwarp, SoftIwarpOptions
 from iser.sg import SgList
-from target.config import Config, config_from_flags
+from target.config import Config
 from target.server import TargetServer
 
-__all__ = ["TARGET", "Peer", "config", "logged_in", "serving"]
+__all__ = ["FAST", "TARGET", "Peer", "config", "disk", "leave_nothing", "logged_in", "served", "serving"]
 
 TARGET = "iqn.2026-11.test:disk"
 INITIATOR = "iqn.2026-11.test:initiator"
 ISID = bytes.fromhex("80cafe000001")
+#: An initiator's RNIC without the waits that only the kernel's needs.
+FAST = SoftIwarpOptions(first_fpdu_delay=0, nudge_delay=0)
 _T = TypeVar("_T")
 
 
 def config(**changes: Any) -> Config:
     """One target with a LUN of 1 MiB in memory on a free port; ``changes`` are tables of the file."""
-    base = config_from_flags(name=TARGET, listen=["iser://127.0.0.1:0"], memory="1M")
-    return Config.model_validate(base.model_dump() | changes) if changes else base
+    tables = {"portal": {"p": {"listen": "iser://127.0.0.1:0"}}, "target": disk()}
+    return Config.model_validate(tables | changes, context=Path.cwd())
+
+
+def disk(*faults: dict[str, Any], name: str = TARGET, luns: int = 1, **changes: Any) -> tuple[dict[str, Any], ...]:
+    """The ``target`` table of one target; its LUNs of 1 MiB in memory have ``faults``."""
+    lun = {"backend": "memory", "size": "1M", "faults": faults} | changes
+    return ({"name": name, "lun": tuple(lun | {"id": number} for number in range(luns))},)
+
+
+async def leave_nothing() -> None:
+    """Wait until no task but the test's own is left; fails when one stays."""
+    me = asyncio.current_task()
+    for _ in range(300):
+        if asyncio.all_tasks() == {me}:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(asyncio.all_tasks() - {me})
 
 
 class Peer:
@@ -53,7 +73,7 @@ class Peer:
 
     async def connect(self, port: int, options: IserInitiatorOptions | None = None) -> None:
         self.datamover = await IserInitiator.connect(
-            SoftIwarp(), "127.0.0.1", port, self, options or IserInitiatorOptions(), timeout=5
+            SoftIwarp(FAST), "127.0.0.1", port, self, options or IserInitiatorOptions(), timeout=5
         )
 
     async def log_in(self, wishes: Wishes | None = None, **changes: Any) -> None:
@@ -95,6 +115,22 @@ class Peer:
         numbered = self.number(bhs)
         self.datamover.send_control(Pdu(numbered, data))
         return int(numbered.itt)
+
+    def send_raw(self, message: bytes) -> None:
+        """Send bytes as they are, iSER header and all."""
+        self.datamover._send(message)
+
+    async def silence(self, seconds: float = 0.05) -> None:
+        """Fails when a PDU comes or the connection ends."""
+        await asyncio.sleep(seconds)
+        assert self.inbox.empty(), self.inbox.get_nowait()
+
+    async def over(self) -> BaseException:
+        """Wait for the end of the connection, passing over what comes before it; returns why it ended."""
+        while True:
+            item = await asyncio.wait_for(self.inbox.get(), 5)
+            if isinstance(item, BaseException):
+                return item
 
     def send_command(
         self,
@@ -140,27 +176,38 @@ class Peer:
 
 
 @asynccontextmanager
-async def serving(settings: Config | None = None) -> AsyncIterator[tuple[TargetServer, int]]:
-    """A target server in this process, and its port; at the end it must have no session left."""
-    server = await TargetServer.start(settings or config())
+async def serving(
+    settings: Config | None = None, provider: Provider | None = None
+) -> AsyncIterator[tuple[TargetServer, int]]:
+    """A target server in this process, and its port; at the end it must have nothing left."""
+    server = await TargetServer.start(settings or config(), provider)
     try:
         yield server, server.addresses[0][1]
     finally:
         await server.close(drain=1)
     assert server.sessions == 0
+    assert server.staging.in_use == 0
+    await leave_nothing()
+
+
+@asynccontextmanager
+async def served(port: int, wishes: Wishes | None = None, **changes: Any) -> AsyncIterator[Peer]:
+    """A peer with a session on a server that runs already, its first unit attention taken; it must leave no key."""
+    peer = Peer()
+    await peer.connect(port)
+    try:
+        await peer.log_in(wishes, **changes)
+        await peer.clear_attention()
+        yield peer
+    finally:
+        await peer.datamover.close()
+    assert peer.datamover.live_keys == 0
 
 
 @asynccontextmanager
 async def logged_in(
-    settings: Config | None = None, options: IserInitiatorOptions | None = None, wishes: Wishes | None = None
+    settings: Config | None = None, wishes: Wishes | None = None, **changes: Any
 ) -> AsyncIterator[Peer]:
     """A peer with a session on a server of its own, its first unit attention taken."""
-    async with serving(settings) as (_, port):
-        peer = Peer()
-        await peer.connect(port, options)
-        try:
-            await peer.log_in(wishes)
-            await peer.clear_attention()
-            yield peer
-        finally:
-            await peer.datamover.close()
+    async with serving(settings) as (_, port), served(port, wishes, **changes) as peer:
+        yield peer
