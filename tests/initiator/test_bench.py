@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+import pytest
+
+from initiator import bench
+
+
+async def test_the_benchmark_prints_each_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    await bench.run(0.1)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + len(bench.SMALL_DEPTHS)
+    assert all("raw TCP" in line and "ratio" in line for line in lines[:2])
+    assert all("IOPS" in line for line in lines[2:])
