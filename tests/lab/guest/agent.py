@@ -56,7 +56,7 @@ class Agent:
 
     def _start(self, request: dict[str, Any]) -> None:
         # Output goes to files: a daemon that keeps a pipe open would keep us waiting.
-        files = Files(tempfile.TemporaryFile(), tempfile.TemporaryFile())
+        files = Files(tempfile.TemporaryFile(), tempfile.TemporaryFile())  # noqa: SIM115 - closed by _finish
         with tempfile.TemporaryFile() as given:
             given.write(request["stdin"].encode("latin-1"))
             given.seek(0)
@@ -65,6 +65,8 @@ class Agent:
                     request["argv"], stdin=given, stdout=files.out, stderr=files.err, start_new_session=True
                 )
             except OSError as error:
+                for file in files:
+                    file.close()
                 self._answer({"id": request["id"], "exit": 127, "out": "", "err": str(error)})
                 return
         self._running[request["id"]] = process
