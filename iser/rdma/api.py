@@ -85,6 +85,8 @@ class DeviceAttributes:
     max_qp_rd_atom: int  # reads served at once, as responder (IRD)
     max_qp_init_rd_atom: int  # reads outstanding, as initiator (ORD)
     page_size: int = 4096
+    max_fragments: int = 1 << 31  # pieces of address space that one MEM_REG region can join
+    send_with_invalidate: bool = True  # whether a Send can name a key of the peer
 
 
 class WcStatus(IntEnum):
@@ -181,6 +183,14 @@ class MemoryRegion(ABC):
         list can describe; ``page_size`` does not matter to SG_GAPS.  Sets ``iova`` to the address of the first byte and
         ``length``.  Raises MemoryRegionError when the region is valid, or the list is empty or too long.
         """
+
+    def next_key(self, access: Access) -> int:
+        """The key to register the mapped list under, for ``access``: the next variant, or what the device assigns.
+
+        Raises MemoryRegionError or ResourceError where the device registers at once and cannot.
+        """
+        del access
+        return inc_rkey(self.rkey)
 
     @abstractmethod
     def close(self) -> None:
@@ -401,10 +411,12 @@ class Provider(ABC):
         host: str,
         port: int,
         setup: Callable[[Device], QueuePair],
-        params: ConnectionParams,
+        params: ConnectionParams | Callable[[Device], ConnectionParams],
         timeout: float = 10.0,
     ) -> tuple[QueuePair, ConnectionInfo]:
         """Resolve the address, let ``setup`` make the queue pair and post its receives, connect.
+
+        ``params`` may depend on the device that turns out to reach the peer.
 
         Raises ConnectionFailed (also after ``timeout`` seconds) or ConnectionRejected, with the queue pair closed.
         """
