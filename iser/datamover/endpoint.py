@@ -45,8 +45,8 @@ class Endpoint(Datamover):
         self._slots: list[memoryview] = []
         self._remote_invalidate = False
         self._terminating = False
+        self._made: list[CompletionQueue | ProtectionDomain] = []  # to be closed in this order
         self._pd: ProtectionDomain
-        self._cq: CompletionQueue
         self._qp: QueuePair
 
     def setup(self, device: Device, queue_depth: int) -> QueuePair:
@@ -54,8 +54,10 @@ class Endpoint(Datamover):
         receives = LOGIN_RECEIVES + queue_depth + EXTRA_RECEIVES
         self._device = device
         self._pd = device.alloc_pd()
-        self._cq = device.create_cq(MAX_SEND_WR + receives, self._completed)
-        self._qp = device.create_qp(self._pd, self._cq, QpCap(MAX_SEND_WR, receives))
+        self._made.append(self._pd)
+        cq = device.create_cq(MAX_SEND_WR + receives, self._completed)
+        self._made.insert(0, cq)
+        self._qp = device.create_qp(self._pd, cq, QpCap(MAX_SEND_WR, receives))
         self._qp.on_disconnect = self._disconnected
         self._post_receives(LOGIN_RECEIVES)
         return self._qp
@@ -179,8 +181,9 @@ class Endpoint(Datamover):
             self._user.connection_terminate_notify(reason)
 
     def _release(self) -> None:
-        self._cq.close()
-        self._pd.close()
+        """Free what :meth:`setup` made, as far as it came.  Idempotent."""
+        for made in self._made:
+            made.close()
 
     def _require(self, *states: DatamoverState) -> None:
         if self.state not in states:

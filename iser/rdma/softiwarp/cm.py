@@ -52,7 +52,7 @@ class SoftIwarp(Provider):
         host: str,
         port: int,
         setup: Callable[[Device], QueuePair],
-        params: ConnectionParams,
+        params: ConnectionParams | Callable[[Device], ConnectionParams],
         timeout: float = 10.0,
     ) -> tuple[QueuePair, ConnectionInfo]:
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -61,7 +61,7 @@ class SoftIwarp(Provider):
             async with asyncio.timeout(timeout):
                 addresses = await _resolve(host, port)
                 qp = _ours(setup(self.device))
-                info = await self._connect(qp, addresses, params)
+                info = await self._connect(qp, addresses, params(self.device) if callable(params) else params)
         except BaseException as error:
             if qp is not None:
                 qp.discard()
