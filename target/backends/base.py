@@ -2,17 +2,22 @@
 
 Offsets and lengths are bytes.  A backend never blocks the event loop.  Requests may overlap in time; the order of
 overlapping ones is undefined, as SCSI has it for simple tasks.
+
+A new backend writes five methods: ``readv``, ``writev``, ``flush``, ``close``, and ``views`` if it has its bytes in
+memory.  What else it can do it declares in ``capabilities``, and overrides the method that goes with the flag.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntFlag
+from typing import NamedTuple
 
 from iser.errors import UsageError
+from target.backends.ranges import RangeLock
 
-__all__ = ["Backend", "BackendCap", "check_bounds"]
+__all__ = ["Backend", "BackendCap", "Extent", "check_bounds", "merge_extents"]
 
 
 class BackendCap(IntFlag):
@@ -21,12 +26,21 @@ class BackendCap(IntFlag):
     NONE = 0
     VIEWS = 1  # views() gives the bytes themselves
     WRITE_CACHE = 2  # a finished write may be lost until flush() or FUA
+    DISCARD = 4  # discard() gives the space back, and extents() tells where there is none
+    RESIZE = 8  # resize() works
+
+
+class Extent(NamedTuple):
+    """``length`` bytes that are ``mapped`` to storage, or are not and read as zeros."""
+
+    length: int
+    mapped: bool
 
 
 class Backend(ABC):
     """One store of ``blocks`` times ``block_size`` bytes."""
 
-    __slots__ = ("block_size", "blocks", "capabilities", "name", "read_only")
+    __slots__ = ("_ranges", "block_size", "blocks", "capabilities", "name", "read_only")
 
     block_size: int
     blocks: int
@@ -39,6 +53,15 @@ class Backend(ABC):
     def size(self) -> int:
         """Bytes in all."""
         return self.block_size * self.blocks
+
+    @property
+    def ranges(self) -> RangeLock:
+        """Which bytes are being written: :meth:`update` excludes writes of its bytes by this."""
+        try:
+            return self._ranges
+        except AttributeError:
+            self._ranges: RangeLock = RangeLock()
+            return self._ranges
 
     def views(self, offset: int, length: int) -> Sequence[memoryview] | None:
         """The stored bytes themselves, writable unless read-only; None where the backend has no such thing.
@@ -67,6 +90,54 @@ class Backend(ABC):
     async def close(self) -> None:
         """Wait for what is running, flush and free.  Idempotent.  Raises BackendError when the flush fails."""
 
+    async def update(self, offset: int, length: int, change: Callable[[bytearray], bool], fua: bool) -> bool:
+        """Read ``length`` bytes, let ``change`` alter them, and write them back if it returns True.
+
+        No other write or update of these bytes comes between.  Returns what ``change`` returned.  Raises as
+        :meth:`readv` and :meth:`writev`, and what ``change`` raises.
+        """
+        check_bounds(self, offset, length, write=True)
+        hold = await self.ranges.acquire(offset, offset + length, exclusive=True)
+        try:
+            data = bytearray(length)
+            await self.readv(offset, [memoryview(data)])
+            changed = change(data)
+            if changed:
+                await self._store(offset, [memoryview(data)], fua)
+            return changed
+        finally:
+            self.ranges.release(hold)
+
+    async def _store(self, offset: int, buffers: Sequence[memoryview], fua: bool) -> None:
+        """:meth:`writev` by who holds the range; to be overridden where ``writev`` takes it itself."""
+        await self.writev(offset, buffers, fua)
+
+    async def discard(self, offset: int, length: int) -> None:
+        """Give back the space of ``length`` bytes as far as the store's own blocks allow; they all read as zeros.
+
+        Raises BackendError, or UsageError out of bounds, when read-only, and without BackendCap.DISCARD.
+        """
+        del offset, length
+        raise UsageError(f"{self.name} cannot give space back")
+
+    async def extents(self, offset: int, length: int, limit: int) -> Sequence[Extent]:
+        """Which of ``length`` bytes from ``offset`` on are mapped: neighbours differ, at most ``limit`` of them.
+
+        They may cover fewer bytes than asked, but one block at least.  All extents are whole blocks; a block that is
+        mapped in part is mapped.  Raises as :meth:`readv`.
+        """
+        del limit
+        check_bounds(self, offset, length)
+        return [Extent(length, True)]
+
+    async def resize(self, size: int | None) -> None:
+        """Grow or shrink to ``size`` bytes; None takes over what the store has become by itself.
+
+        ``blocks`` has changed on return.  Raises BackendError, or UsageError for a size that cannot be.
+        """
+        del size
+        raise UsageError(f"{self.name} cannot be resized while it is served")
+
 
 def check_bounds(backend: Backend, offset: int, length: int, *, write: bool = False) -> None:
     """Raise UsageError unless ``length`` bytes from ``offset`` on lie in the backend, and may be written to."""
@@ -74,3 +145,13 @@ def check_bounds(backend: Backend, offset: int, length: int, *, write: bool = Fa
         raise UsageError(f"{backend.name}: {length} bytes at {offset} are not within its {backend.size} bytes")
     if write and backend.read_only:
         raise UsageError(f"{backend.name} is read-only; open it for writing first")
+
+
+def merge_extents(extents: list[Extent], length: int, mapped: bool) -> None:
+    """Append ``length`` bytes to ``extents``, or lengthen the last one if it is alike."""
+    if not length:
+        return
+    if extents and extents[-1].mapped == mapped:
+        extents[-1] = Extent(extents[-1].length + length, mapped)
+    else:
+        extents.append(Extent(length, mapped))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from iser.errors import BackendError, UsageError
-from target.backends.base import Backend, BackendCap
+from target.backends.base import Backend, BackendCap, Extent
 
 __all__ = ["Action", "Fault", "FaultFilter", "Operation"]
 
@@ -76,6 +76,13 @@ class FaultFilter(Backend):
 
     async def writev(self, offset: int, buffers: Sequence[memoryview], fua: bool) -> None:
         """See :meth:`Backend.writev`."""
+        hold = await self.ranges.acquire(offset, offset + sum(map(len, buffers)), exclusive=False)
+        try:
+            await self._store(offset, buffers, fua)
+        finally:
+            self.ranges.release(hold)
+
+    async def _store(self, offset: int, buffers: Sequence[memoryview], fua: bool) -> None:
         if await self._short(Operation.WRITE):
             await self.inner.writev(offset, _half(buffers), fua)
             raise self._error(Operation.WRITE, "I/O error after half of the bytes")
@@ -86,6 +93,21 @@ class FaultFilter(Backend):
         if await self._short(Operation.FLUSH):
             raise self._error(Operation.FLUSH, "I/O error")
         await self.inner.flush()
+
+    async def discard(self, offset: int, length: int) -> None:
+        """See :meth:`Backend.discard`.  It counts as a write."""
+        if await self._short(Operation.WRITE):
+            raise self._error(Operation.WRITE, "I/O error")
+        await self.inner.discard(offset, length)
+
+    async def extents(self, offset: int, length: int, limit: int) -> Sequence[Extent]:
+        """See :meth:`Backend.extents`."""
+        return await self.inner.extents(offset, length, limit)
+
+    async def resize(self, size: int | None) -> None:
+        """See :meth:`Backend.resize`."""
+        await self.inner.resize(size)
+        self.blocks = self.inner.blocks
 
     async def close(self) -> None:
         """Close the inner backend."""

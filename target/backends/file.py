@@ -1,4 +1,4 @@
-"""A backend in a file or block device, by ``preadv`` and ``pwritev`` in a bounded pool of threads."""
+"""A backend in a file, by ``preadv`` and ``pwritev`` in a bounded pool of threads."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, TypeVar
 
 from iser.errors import BackendError, UsageError
-from target.backends.base import Backend, BackendCap, check_bounds
+from target.backends.base import Backend, BackendCap, Extent, check_bounds
+from target.backends.holes import file_extents, punch_hole
 
-__all__ = ["DEFAULT_THREADS", "INLINE_READ", "MAX_IOV", "FileBackend"]
+__all__ = ["DEFAULT_THREADS", "INLINE_READ", "MAX_IOV", "FileBackend", "open_file"]
 
 #: Threads per file, unless configured: how many requests the kernel sees at once.
 DEFAULT_THREADS: Final = 8
@@ -28,7 +29,11 @@ MAX_IOV: Final = min(1024, os.sysconf("SC_IOV_MAX"))
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 _NO_NOWAIT = frozenset((errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL))
 
+#: The most bytes that are punched by one system call, so that a thread is not busy for ever.
+_PUNCH: Final = 1 << 30
+
 _Operation = Callable[[int, Sequence[memoryview], int, int], int]
+_Result = TypeVar("_Result")
 
 
 class FileBackend(Backend):
@@ -54,15 +59,17 @@ class FileBackend(Backend):
         self.name = os.fspath(path)
         self.block_size = block_size
         self.read_only = read_only
-        self.capabilities = BackendCap.NONE if read_only else BackendCap.WRITE_CACHE
+        self.capabilities = BackendCap.RESIZE | (BackendCap.NONE if read_only else BackendCap.WRITE_CACHE)
         if size is not None and (size <= 0 or size % block_size):
             raise UsageError(f"{self.name}: size {size} is not a positive multiple of the block size {block_size}")
-        self._fd = _open(self.name, size, read_only=read_only)
+        self._fd = self._open(size)
         try:
             _lock(self._fd, self.name, read_only=read_only)
             self.blocks = _usable(self._fd, self.name, size, create=not read_only) // block_size
             if not self.blocks:
                 raise UsageError(f"{self.name} is smaller than one block of {block_size} bytes; give a size")
+            if not read_only and self._punches():
+                self.capabilities |= BackendCap.DISCARD
         except BaseException:
             os.close(self._fd)
             raise
@@ -70,6 +77,17 @@ class FileBackend(Backend):
         self._closed = False
         self._inline = True
         self._lost: OSError | None = None
+
+    def _open(self, size: int | None) -> int:
+        return open_file(self.name, size, read_only=self.read_only)
+
+    def _punches(self) -> bool:
+        """Whether the file system can punch holes: it is asked for one behind the end of the file."""
+        try:
+            punch_hole(self._fd, os.lseek(self._fd, 0, os.SEEK_END), self.block_size)
+        except OSError:
+            return False
+        return True
 
     async def readv(self, offset: int, buffers: Sequence[memoryview]) -> None:
         """See :meth:`Backend.readv`.  What the page cache has is taken without a change of threads."""
@@ -92,9 +110,68 @@ class FileBackend(Backend):
         """See :meth:`Backend.writev`.  FUA is RWF_DSYNC: as fdatasync, for these bytes only."""
         self._check_open()
         check_bounds(self, offset, sum(map(len, buffers)), write=True)
+        hold = await self.ranges.acquire(offset, offset + sum(map(len, buffers)), exclusive=False)
+        try:
+            await self._store(offset, buffers, fua)
+        finally:
+            self.ranges.release(hold)
+
+    async def _store(self, offset: int, buffers: Sequence[memoryview], fua: bool) -> None:
         if fua:
             self._check_lost()
         await self._run(self._move, os.pwritev, offset, buffers, os.RWF_DSYNC if fua else 0)
+
+    async def discard(self, offset: int, length: int) -> None:
+        """See :meth:`Backend.discard`: a hole is punched."""
+        self._check_open()
+        check_bounds(self, offset, length, write=True)
+        end = offset + length
+        hold = await self.ranges.acquire(offset, end, exclusive=False)
+        try:
+            for start in range(offset, end, _PUNCH):
+                await self._run(self._punch, start, min(_PUNCH, end - start))
+        finally:
+            self.ranges.release(hold)
+
+    def _punch(self, offset: int, length: int) -> None:
+        try:
+            punch_hole(self._fd, offset, length)
+        except OSError as error:
+            raise _mapped(error, self.name, "fallocate", offset) from error
+
+    async def extents(self, offset: int, length: int, limit: int) -> Sequence[Extent]:
+        """See :meth:`Backend.extents`: the file system's own data and holes."""
+        self._check_open()
+        check_bounds(self, offset, length)
+        return await self._run(self._find_extents, offset, length, limit)
+
+    def _find_extents(self, offset: int, length: int, limit: int) -> Sequence[Extent]:
+        try:
+            return file_extents(self._fd, offset, length, limit, self.block_size)
+        except OSError as error:
+            raise _mapped(error, self.name, "lseek", offset) from error
+
+    async def resize(self, size: int | None) -> None:
+        """See :meth:`Backend.resize`.  Growing is sparse; None takes over the present length of the file."""
+        self._check_open()
+        self.blocks = await self._run(self._resize, size) // self.block_size
+
+    def _resize(self, size: int | None) -> int:
+        found = os.lseek(self._fd, 0, os.SEEK_END)
+        wanted = found - found % self.block_size if size is None else size
+        if wanted <= 0 or wanted % self.block_size:
+            raise UsageError(f"{self.name}: size {wanted} is not a positive multiple of the block size")
+        if wanted > found:
+            if self.read_only:
+                raise UsageError(f"{self.name} is read-only and has {found} bytes; it cannot grow to {wanted}")
+            self._truncate(wanted)
+        return wanted
+
+    def _truncate(self, size: int) -> None:
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            raise _mapped(error, self.name, "ftruncate", size) from error
 
     async def flush(self) -> None:
         """See :meth:`Backend.flush`: fdatasync.
@@ -125,11 +202,11 @@ class FileBackend(Backend):
         if self._closed:
             raise BackendError(f"{self.name} is closed", medium=False)
 
-    async def _run(self, work: Callable[..., None], *arguments: object) -> None:
+    async def _run(self, work: Callable[..., _Result], *arguments: object) -> _Result:
         """Run in the pool.  The work outlives a cancellation of the caller, so that is waited out: it uses buffers."""
         future = asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
         try:
-            await asyncio.shield(future)
+            return await asyncio.shield(future)
         except asyncio.CancelledError:
             while not future.done():
                 with contextlib.suppress(asyncio.CancelledError):
@@ -169,10 +246,11 @@ def _skip(buffers: Sequence[memoryview], done: int) -> Sequence[memoryview]:
     return ()
 
 
-def _open(path: str, size: int | None, *, read_only: bool) -> int:
+def open_file(path: str, size: int | None, *, read_only: bool, flags: int = 0) -> int:
+    """Open the file at ``path``, made if a size is given and it may be written.  Raises BackendError."""
     create = os.O_CREAT if size is not None and not read_only else 0
     try:
-        return os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | create | os.O_CLOEXEC, 0o600)
+        return os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | create | flags | os.O_CLOEXEC, 0o600)
     except FileNotFoundError as error:
         hint = "a read-only one is never made" if read_only else "give a size to have it made"
         raise BackendError(f"{path} does not exist; {hint}", medium=False) from error

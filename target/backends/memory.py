@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import ctypes
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from iser.errors import BackendError, UsageError
-from target.backends.base import Backend, BackendCap, check_bounds
+from target.backends.base import Backend, BackendCap, Extent, check_bounds, merge_extents
+from target.backends.pagemap import untouched_pages
 
 __all__ = ["MAX_MEMORY", "MemoryBackend"]
 
 #: The largest memory backend: more is surely a slip of the pen.
 MAX_MEMORY: Final = 1 << 40
+#: Bytes that are given back, and that are looked at, before others get their turn.
+_TURN: Final = 64 << 20
+_LOOK: Final = 16 << 20
+#: The most bytes that one call of extents() looks at.
+_MAX_LOOK: Final = 64 << 30
+_PAGE: Final = mmap.PAGESIZE
+_ZEROS: Final = bytes(_PAGE)
 
 
 class MemoryBackend(Backend):
@@ -31,12 +41,13 @@ class MemoryBackend(Backend):
         self.block_size = block_size
         self.blocks = size // block_size
         self.read_only = read_only
-        self.capabilities = BackendCap.VIEWS
+        self.capabilities = BackendCap.VIEWS | (BackendCap.NONE if read_only else BackendCap.DISCARD)
         self.name = name
         try:
             self._map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError as error:
             raise BackendError(f"{name}: the system has no {size} bytes of memory: {error.strerror}") from error
+        self._map.madvise(mmap.MADV_DONTFORK)  # a page shared with a child would look as if it were nobody's
         whole = memoryview(self._map)
         self._view = whole.toreadonly() if read_only else whole
 
@@ -60,6 +71,57 @@ class MemoryBackend(Backend):
             end = offset + len(buffer)
             self._view[offset:end] = buffer
             offset = end
+
+    async def update(self, offset: int, length: int, change: Callable[[bytearray], bool], fua: bool) -> bool:
+        """See :meth:`Backend.update`.  The loop does not turn meanwhile, so nobody comes between."""
+        check_bounds(self, offset, length, write=True)
+        data = bytearray(self._view[offset : offset + length])
+        changed = change(data)
+        if changed:
+            self._view[offset : offset + length] = data
+        return changed
+
+    async def discard(self, offset: int, length: int) -> None:
+        """See :meth:`Backend.discard`: whole pages go back to the system, the rest is zeroed."""
+        check_bounds(self, offset, length, write=True)
+        end = offset + length
+        first, last = min(offset + -offset % _PAGE, end), max(end - end % _PAGE, offset)
+        if first >= last:
+            self._view[offset:end] = bytes(length)
+            return
+        self._view[offset:first] = bytes(first - offset)
+        self._view[last:end] = bytes(end - last)
+        for start in range(first, last, _TURN):
+            self._map.madvise(mmap.MADV_DONTNEED, start, min(_TURN, last - start))
+            await asyncio.sleep(0)
+
+    async def extents(self, offset: int, length: int, limit: int) -> Sequence[Extent]:
+        """See :meth:`Backend.extents`.  A page that was only ever read is not mapped."""
+        check_bounds(self, offset, length)
+        extents: list[Extent] = []
+        end = offset + min(length, _MAX_LOOK)
+        while offset < end and len(extents) <= limit:
+            first = offset - offset % _PAGE
+            stop = min(first + _LOOK, end)
+            self._add_extents(extents, first, offset, stop)
+            offset = stop
+            await asyncio.sleep(0)
+        return extents[:limit]
+
+    def _add_extents(self, extents: list[Extent], first: int, start: int, end: int) -> None:
+        """Append what the pages from byte ``first`` on say of bytes ``start`` to ``end``."""
+        pages = untouched_pages(self._address() + first, -(-(end - first) // _PAGE))
+        if pages[0] is not None and pages.count(pages[0]) == len(pages):
+            merge_extents(extents, end - start, not pages[0])
+            return
+        for page, untouched in enumerate(pages):
+            low = first + page * _PAGE
+            # None is a page that is there, and perhaps the system's page of zeros.
+            zero = untouched or (untouched is None and self._view[low : low + _PAGE].tobytes() == _ZEROS)
+            merge_extents(extents, min(low + _PAGE, end) - max(low, start), not zero)
+
+    def _address(self) -> int:
+        return ctypes.addressof(ctypes.c_char.from_buffer(self._map))
 
     async def flush(self) -> None:
         """Nothing to do."""

@@ -1,92 +1,149 @@
-"""What every backend must do, run on each of them."""
+"""The checker of backends: what every backend must do, and that it finds those which do not."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from iser.errors import UsageError
-from target.backends.base import Backend, BackendCap
-from target.backends.fault import FaultFilter
+from iser.errors import BackendError, UsageError
+from target.backends.base import Backend, BackendCap, Extent
+from target.backends.conformance import MIN_SIZE, check_backend
+from target.backends.fault import Action, Fault, FaultFilter, Operation
 from target.backends.file import FileBackend
 from target.backends.memory import MemoryBackend
 
 SIZE = 1 << 20
+KINDS = ["memory", "file", "filtered memory", "filtered file"]
 
 
-@pytest.fixture(params=["memory", "file", "filtered memory", "filtered file"])
+@pytest.fixture(params=[(kind, block_size) for kind in KINDS for block_size in (512, 4096)], ids=str)
 async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
-    kind = request.param
-    made: Backend = FileBackend(tmp_path / "disk", SIZE) if kind.endswith("file") else MemoryBackend(SIZE)
-    if kind.startswith("filtered"):
-        made = FaultFilter(made, ())
-    yield made
+    kind, block_size = request.param
+    made: Backend = MemoryBackend(SIZE, block_size=block_size)
+    if kind.endswith("file"):
+        made = FileBackend(tmp_path / "disk", SIZE, block_size=block_size)
+    yield FaultFilter(made, ()) if kind.startswith("filtered") else made
     await made.close()
 
 
-def views(*lengths: int) -> list[memoryview]:
-    return [memoryview(bytearray(length)) for length in lengths]
+async def test_a_backend_keeps_the_contract(backend: Backend) -> None:
+    assert await check_backend(backend) == []
 
 
-async def test_attributes_agree(backend: Backend) -> None:
-    assert (backend.block_size, backend.blocks, backend.size) == (512, SIZE // 512, SIZE)
-    assert not backend.read_only
-    assert backend.name
-    assert (backend.views(0, 512) is not None) == bool(backend.capabilities & BackendCap.VIEWS)
-
-
-async def test_new_backend_reads_zeros(backend: Backend) -> None:
-    buffers = [memoryview(bytearray(b"\xff" * SIZE))]
-    await backend.readv(0, buffers)
-    assert bytes(buffers[0]) == bytes(SIZE)
-
-
-async def test_random_vectors_match_a_plain_array(backend: Backend) -> None:
-    """Writes and reads of any offset and any list of buffers, empty ones too, against plain bytes."""
-    rng = random.Random(7145)
-    model = bytearray(SIZE)
-    for turn in range(60):
-        lengths = [rng.choice([0, 1, 511, 512, 4096, rng.randrange(40000)]) for _ in range(rng.randrange(6))]
-        total = sum(lengths)
-        offset = rng.randrange(SIZE - total + 1)
-        buffers = [memoryview(bytearray(rng.randbytes(length))) for length in lengths]
-        if turn % 2:
-            await backend.writev(offset, buffers, fua=turn % 3 == 0)
-            model[offset : offset + total] = b"".join(buffers)
-        else:
-            await backend.readv(offset, buffers)
-            assert b"".join(buffers) == model[offset : offset + total]
-    await backend.flush()
-    whole = views(SIZE)
-    await backend.readv(0, whole)
-    assert whole[0] == model
+async def test_a_new_backend_reads_zeros(backend: Backend) -> None:
+    buffer = memoryview(bytearray(b"\xff" * SIZE))
+    await backend.readv(0, [buffer])
+    assert bytes(buffer) == bytes(SIZE)
 
 
 async def test_more_buffers_than_one_system_call_takes(backend: Backend) -> None:
-    data = random.Random(1).randbytes(3000)
+    data = bytes(range(256)) * 12
     await backend.writev(512, [memoryview(data)[i : i + 1] for i in range(3000)], fua=False)
-    buffers = views(*[1] * 3000)
+    buffers = [memoryview(bytearray(1)) for _ in range(3000)]
     await backend.readv(512, buffers)
-    assert b"".join(buffers) == data
-
-
-@pytest.mark.parametrize(("offset", "length"), [(SIZE, 1), (SIZE - 511, 512), (-1, 1), (0, SIZE + 1)])
-async def test_out_of_bounds_is_refused_and_changes_nothing(backend: Backend, offset: int, length: int) -> None:
-    with pytest.raises(UsageError, match="not within"):
-        await backend.readv(offset, views(length))
-    with pytest.raises(UsageError, match="not within"):
-        await backend.writev(offset, [memoryview(b"\xff" * length)], fua=False)
-    if backend.capabilities & BackendCap.VIEWS:
-        with pytest.raises(UsageError, match="not within"):
-            backend.views(offset, length)
-    whole = views(SIZE)
-    await backend.readv(0, whole)
-    assert bytes(whole[0]) == bytes(SIZE)
+    assert b"".join(buffers) == data[:3000]
 
 
 async def test_close_is_idempotent(backend: Backend) -> None:
     await backend.close()
+    await backend.close()
+
+
+class Broken(MemoryBackend):
+    """A store with one fault; each below is found by the check of that name."""
+
+    __slots__ = ()
+
+
+class LosesBytes(Broken):
+    """vectors"""
+
+    async def writev(self, offset: int, buffers: Sequence[memoryview], fua: bool) -> None:
+        await super().writev(offset, buffers[:2], fua)
+
+
+class NoBounds(Broken):
+    """bounds"""
+
+    async def readv(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        try:
+            await super().readv(offset, buffers)
+        except UsageError:
+            return
+
+
+class NoViews(Broken):
+    """views"""
+
+    def views(self, offset: int, length: int) -> Sequence[memoryview]:
+        return None  # type: ignore[return-value]  # the fault that is to be found
+
+
+class LosesUpdates(Broken):
+    """updates"""
+
+    async def update(self, offset: int, length: int, change: Callable[[bytearray], bool], fua: bool) -> bool:
+        return True
+
+
+class KeepsDiscarded(Broken):
+    """discards"""
+
+    async def discard(self, offset: int, length: int) -> None:
+        return
+
+
+class LiesAboutExtents(Broken):
+    """extents"""
+
+    async def extents(self, offset: int, length: int, limit: int) -> Sequence[Extent]:
+        return [Extent(length, False)]
+
+
+class CannotFlush(Broken):
+    """flushes"""
+
+    async def flush(self) -> None:
+        raise BackendError("cannot flush")
+
+
+class HasNoName(Broken):
+    """attributes"""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, name="")
+
+
+@pytest.mark.parametrize("broken", Broken.__subclasses__())
+async def test_what_is_broken_is_found_and_named(broken: type[Broken]) -> None:
+    backend = broken(SIZE)
+    failures = await check_backend(backend)
+    assert any(f": {broken.__doc__}: " in failure for failure in failures)
+    await backend.close()
+
+
+async def test_faults_are_failures_and_no_exceptions() -> None:
+    backend = FaultFilter(MemoryBackend(SIZE), [Fault(Operation.WRITE, Action.FULL)])
+    (failure,) = await check_backend(backend)
+    assert "no space left" in failure
+    await backend.close()
+
+
+async def test_what_cannot_be_checked_is_refused() -> None:
+    for backend in (MemoryBackend(MIN_SIZE // 2), MemoryBackend(SIZE, read_only=True)):
+        with pytest.raises(UsageError, match="may overwrite"):
+            await check_backend(backend)
+        await backend.close()
+
+
+async def test_plain_backends_have_no_more_than_they_declare() -> None:
+    backend = MemoryBackend(SIZE, read_only=True)
+    assert backend.capabilities == BackendCap.VIEWS
+    assert await Backend.extents(backend, 0, 1024, 5) == [(1024, True)]
+    with pytest.raises(UsageError, match="cannot give space back"):
+        await Backend.discard(backend, 0, 512)
+    with pytest.raises(UsageError, match="read-only"):
+        await Backend.update(backend, 0, 512, lambda _: True, False)
     await backend.close()

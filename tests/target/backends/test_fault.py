@@ -12,6 +12,8 @@ from target.backends.base import BackendCap
 from target.backends.fault import Action, Fault, FaultFilter, Operation
 from target.backends.memory import MemoryBackend
 
+SIZE = 4096
+
 
 def filtered(*faults: Fault) -> FaultFilter:
     return FaultFilter(MemoryBackend(4096), faults)
@@ -87,3 +89,25 @@ async def test_filters_stack_and_hide_views() -> None:
 def test_senseless_faults_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="start at"):
         filtered(Fault(Operation.READ, Action.ERROR, **bad))  # type: ignore[arg-type]  # the point of the test
+
+
+async def test_discards_count_as_writes_and_the_rest_goes_through() -> None:
+    backend = FaultFilter(MemoryBackend(SIZE), [Fault(Operation.WRITE, Action.ERROR, nth=2)])
+    await backend.discard(0, 4096)
+    with pytest.raises(BackendError, match="write 2"):
+        await backend.discard(0, 4096)
+    assert await backend.extents(0, SIZE, 3) == [(SIZE, False)]
+    with pytest.raises(UsageError, match="cannot be resized"):
+        await backend.resize(2 * SIZE)
+    await backend.close()
+
+
+async def test_an_update_meets_the_faults_of_its_read_and_its_write() -> None:
+    backend = FaultFilter(
+        MemoryBackend(SIZE), [Fault(Operation.READ, Action.ERROR), Fault(Operation.WRITE, Action.FULL)]
+    )
+    for what in ("read 1", "write 1"):
+        with pytest.raises(BackendError, match=what):
+            await backend.update(0, 512, lambda _: True, False)
+    assert await backend.update(0, 512, lambda _: True, False)
+    await backend.close()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from iser.errors import BackendError, UsageError
+from target.backends import file as file_module
 from target.backends.base import BackendCap
 from target.backends.file import INLINE_READ, FileBackend
 
@@ -49,7 +51,8 @@ async def test_a_new_file_is_sparse_private_and_kept(path: Path) -> None:
     await backend.writev((1 << 30) - 4, [memoryview(b"tail")], fua=True)
     await backend.close()
     again = FileBackend(path)
-    assert (again.size, again.capabilities) == (1 << 30, BackendCap.WRITE_CACHE)
+    assert again.size == 1 << 30
+    assert again.capabilities & BackendCap.WRITE_CACHE
     seen = bytearray(4)
     await again.readv((1 << 30) - 4, [memoryview(seen)])
     assert seen == b"tail"
@@ -98,7 +101,7 @@ async def test_a_file_is_served_once_or_shared_by_readers(path: Path) -> None:
         FileBackend(path, read_only=True)
     await backend.close()
     readers = [FileBackend(path, read_only=True) for _ in range(2)]
-    assert readers[0].capabilities == BackendCap.NONE
+    assert readers[0].capabilities == BackendCap.RESIZE
     for reader in readers:
         await reader.flush()
         with pytest.raises(UsageError, match="read-only"):
@@ -245,3 +248,65 @@ async def test_a_closed_backend_says_so(path: Path) -> None:
     ):
         with pytest.raises(BackendError, match="is closed"):
             await operation
+
+
+async def test_a_discard_gives_the_space_back_and_extents_tell(path: Path) -> None:
+    backend = FileBackend(path, SIZE)
+    await backend.writev(0, [memoryview(b"x" * SIZE)], True)
+    full = path.stat().st_blocks
+    await backend.discard(SIZE // 2, SIZE // 2)
+    assert path.stat().st_blocks <= full // 2 + 16
+    assert path.stat().st_size == SIZE
+    assert await backend.extents(0, SIZE, 9) == [(SIZE // 2, True), (SIZE // 2, False)]
+    await backend.discard(512, 512)  # less than a block of the file system: zeroed, and still mapped
+    seen = bytearray(1536)
+    await backend.readv(0, [memoryview(seen)])
+    assert seen == b"x" * 512 + bytes(512) + b"x" * 512
+    assert await backend.extents(512, 512, 9) == [(512, True)]
+    await backend.close()
+
+
+async def test_it_grows_shrinks_and_takes_over_what_the_file_became(path: Path) -> None:
+    backend = FileBackend(path, SIZE)
+    await backend.resize(2 * SIZE)
+    assert (backend.size, path.stat().st_size) == (2 * SIZE, 2 * SIZE)
+    await backend.resize(SIZE)
+    assert (backend.size, path.stat().st_size) == (SIZE, 2 * SIZE)  # what lies behind is kept
+    os.truncate(path, 4 * SIZE + 100)
+    await backend.resize(None)
+    assert backend.size == 4 * SIZE
+    for wrong in (0, 1000):
+        with pytest.raises(UsageError, match="not a positive multiple"):
+            await backend.resize(wrong)
+    await backend.close()
+    reader = FileBackend(path, read_only=True)
+    with pytest.raises(UsageError, match="cannot grow"):
+        await reader.resize(8 * SIZE)
+    await reader.close()
+
+
+async def test_what_the_system_refuses_is_told(path: Path) -> None:
+    backend = FileBackend(path, SIZE)
+    replace_by(backend, "/dev/null", os.O_RDWR)
+    with pytest.raises(BackendError, match="fallocate at byte 0"):
+        await backend.discard(0, 512)
+    with pytest.raises(BackendError, match="ftruncate"):
+        await backend.resize(2 * SIZE)
+    read_end, write_end = os.pipe()
+    os.dup2(read_end, backend._fd)
+    os.close(read_end)
+    os.close(write_end)
+    with pytest.raises(BackendError, match="lseek at byte 0"):
+        await backend.extents(0, 512, 1)
+    with pytest.raises(BackendError):
+        await backend.close()
+
+
+async def test_a_file_system_without_holes_is_not_thin(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int, offset: int, length: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(file_module, "punch_hole", refuse)
+    backend = FileBackend(path, SIZE)
+    assert not backend.capabilities & BackendCap.DISCARD
+    await backend.close()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import resource
+from pathlib import Path
 
 import pytest
 
 from iser.errors import BackendError, UsageError
+from target.backends import pagemap
 from target.backends.memory import MAX_MEMORY, MemoryBackend
 
 
@@ -53,3 +55,34 @@ def test_a_size_that_the_system_refuses_is_named() -> None:
 def test_sizes_that_cannot_be_are_refused(size: int) -> None:
     with pytest.raises(UsageError, match="size"):
         MemoryBackend(size)
+
+
+async def test_a_discard_gives_pages_back_and_reading_takes_none() -> None:
+    backend = MemoryBackend(1 << 20)
+    assert await backend.extents(0, 1 << 20, 9) == [(1 << 20, False)]
+    await backend.writev(0, [memoryview(b"x" * (1 << 20))], False)
+    assert await backend.extents(0, 1 << 20, 9) == [(1 << 20, True)]
+    await backend.discard(4096 + 512, 3 * 4096)
+    seen = bytearray(1 << 20)
+    await backend.readv(0, [memoryview(seen)])
+    assert seen == b"x" * 4608 + bytes(3 * 4096) + b"x" * ((1 << 20) - 4608 - 3 * 4096)
+    assert await backend.extents(0, 1 << 20, 9) == [(8192, True), (8192, False), ((1 << 20) - 16384, True)]
+    assert await backend.extents(8192 + 512, 512, 9) == [(512, False)]
+    assert await backend.extents(0, 1 << 20, 2) == [(8192, True), (8192, False)]
+    await backend.discard(512, 512)
+    assert bytes(backend.views(0, 1536)[0]) == b"x" * 512 + bytes(512) + b"x" * 512
+    await backend.close()
+
+
+async def test_without_the_kernels_table_all_is_mapped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(pagemap, "_PAGEMAP", tmp_path / "missing")
+    backend = MemoryBackend(1 << 20)
+    assert await backend.extents(0, 1 << 20, 9) == [(1 << 20, True)]
+    await backend.close()
+
+
+async def test_memory_cannot_be_resized() -> None:
+    backend = MemoryBackend(4096)
+    with pytest.raises(UsageError, match="cannot be resized"):
+        await backend.resize(8192)
+    await backend.close()
