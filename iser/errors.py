@@ -21,6 +21,7 @@ to these at the border where they come in, and nowhere else::
     │   └── ConnectionRejected    the peer refused it
     ├── ConnectionLost        an established connection ended
     ├── ResourceError         a named limit was reached
+    │   └── PoolEmpty             for now: what others hold comes back
     ├── BackendError          a storage backend failed
     └── CommandError          a command did not end in GOOD
         ├── ScsiError             SCSI status, with decoded sense
@@ -46,6 +47,7 @@ __all__ = [
     "MpaError",
     "NegotiationError",
     "PduError",
+    "PoolEmpty",
     "ProtocolError",
     "RemoteProtocolError",
     "ResourceError",
@@ -158,6 +160,10 @@ class ConnectionLost(IserError):  # noqa: N818 - as above
 
 class ResourceError(IserError):
     """A named limit was reached."""
+
+
+class PoolEmpty(ResourceError):
+    """A pool has nothing left now, but will have when commands that are on their way end."""
 
 
 class BackendError(IserError):

@@ -24,6 +24,7 @@ from iser.pdu import (
 from iser.pdu.const import RESPONSE_UNDERFLOW
 from iser.rdma.api import ConnectionParams, Device, DeviceCap, LocalInv, Provider, QueuePair, Send, WorkRequest
 from iser.sg import Direction, Planner, Registration, RegistrationCounters
+from iser.sg.planner import check_strategy, has_long_lived_keys
 
 __all__ = ["IserInitiator", "IserInitiatorOptions"]
 
@@ -32,7 +33,11 @@ DEFAULT_DEPTH: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class IserInitiatorOptions:
-    """How to connect.  ``read_depth`` is how many RDMA Reads of the target we serve at once."""
+    """How to connect.
+
+    ``read_depth`` is how many RDMA Reads of the target we serve at once, ``pool_size`` how many lists of each kind are
+    registered at once (0: as many as the queue depth can need); commands beyond that wait.
+    """
 
     queue_depth: int = DEFAULT_DEPTH
     remote_invalidate: bool = True
@@ -40,6 +45,7 @@ class IserInitiatorOptions:
     strategy: str = "auto"
     no_bounce: bool = False
     max_bytes: int = 16 << 20
+    pool_size: int = 0
 
 
 class _Tags(NamedTuple):
@@ -71,10 +77,13 @@ class IserInitiator(Endpoint, InitiatorDatamover):
     ) -> IserInitiator:
         """Connect to a portal, ready to send the first login request.  Raises ConnectionFailed."""
         self = cls(user, options)
-        params = ConnectionParams(build_private_data(options.remote_invalidate), options.read_depth, initiator_depth=1)
-        qp, info = await provider.connect(host, port, self._setup, params, timeout)
+        try:
+            qp, info = await provider.connect(host, port, self._setup, self._connection_params, timeout)
+        except BaseException:
+            self._release()
+            raise
         self.name = qp.name
-        self._remote_invalidate = options.remote_invalidate and invalidation_offered(info.private_data)
+        self._remote_invalidate = self._may_invalidate(self._device) and invalidation_offered(info.private_data)
         return self
 
     @property
@@ -105,12 +114,17 @@ class IserInitiator(Endpoint, InitiatorDatamover):
     def send_command(self, pdu: Pdu, buffers: TaskBuffers) -> None:
         """See :class:`InitiatorDatamover`."""
         itt = pdu.bhs.itt
+        self._check_open()
         if itt in self._tags:
             raise LocalProtocolError(f"{self.name}: task {itt:#x} is still in use; give each task a tag of its own")
         tags = self._register(buffers)
         if tags:
             self._tags[itt] = tags
-        self._post_command(pdu, buffers, tags)
+        try:
+            self._post_command(pdu, buffers, tags)
+        except BaseException:
+            self._unsent(itt, tags)
+            raise
         counters = self.counters
         counters.commands += 1
         counters.work_requests += 1
@@ -121,19 +135,30 @@ class IserInitiator(Endpoint, InitiatorDatamover):
         if tags:
             self._free(tags, remote=0, transferred=0)
 
+    def _may_invalidate(self, device: Device) -> bool:
+        """The target may invalidate no key that outlives the command, nor the key of an ordinary memory region."""
+        options = self._options
+        if not options.remote_invalidate or has_long_lived_keys(check_strategy(options.strategy)):
+            return False
+        return bool(device.attributes.caps & DeviceCap.MEM_MGT_EXTENSIONS)
+
+    def _connection_params(self, device: Device) -> ConnectionParams:
+        options = self._options
+        served = min(options.read_depth, device.attributes.max_qp_rd_atom)
+        return ConnectionParams(build_private_data(self._may_invalidate(device)), served, initiator_depth=1)
+
     def _setup(self, device: Device) -> QueuePair:
         options = self._options
-        if not device.attributes.caps & DeviceCap.MEM_MGT_EXTENSIONS:
-            raise LocalProtocolError(f"{device.name} cannot register memory by work request; use another device")
         qp = self.setup(device, options.queue_depth)
         self._planner = Planner(
             self._pd,
             device.attributes,
             # A command may hold a region for each direction, and one more while a cancelled command is being aborted.
-            2 * options.queue_depth,
+            options.pool_size or 2 * options.queue_depth,
             strategy=options.strategy,
             no_bounce=options.no_bounce,
             max_bytes=options.max_bytes,
+            long_lived_keys=not self._may_invalidate(device),
         )
         return qp
 
@@ -149,16 +174,24 @@ class IserInitiator(Endpoint, InitiatorDatamover):
             raise
         return _Tags(read, write, read.length if read else 0) if read or write else None
 
+    def _unsent(self, itt: int, tags: _Tags | None) -> None:
+        """Nothing of a command was posted: its tags were never valid."""
+        if tags:
+            del self._tags[itt]
+            for registration in (tags.read, tags.write):
+                if registration:
+                    self._planner.release(registration, 0)
+
     def _post_command(self, pdu: Pdu, buffers: TaskBuffers, tags: _Tags | None) -> None:
         work: list[WorkRequest] = []
         flags, wstag, wbase, rstag, rbase = CONTROL, 0, 0, 0, 0
         if tags:
             read, write, _ = tags
             if read:
-                work.append(read.work)
+                work += read.work
                 flags, rstag, rbase = flags | RSV, read.rkey, read.iova
             if write:
-                work.append(write.work)
+                work += write.work
                 # The base names the first solicited byte, as every peer has it.
                 flags, wstag, wbase = flags | WSV, write.rkey, write.iova + buffers.unsolicited_data_size
         header = build_header(IserHeader(flags, wstag, wbase, rstag, rbase))
@@ -166,16 +199,18 @@ class IserInitiator(Endpoint, InitiatorDatamover):
         sg: tuple[memoryview, ...] = (memoryview(wire),)
         immediate = buffers.immediate_data_size
         if immediate and buffers.data_out is not None:
+            self._planner.count_immediate()
             sg = (*sg, *padded(buffers.data_out.slice(0, immediate), padding(immediate)))
         work.append(Send(None, sg, 0, False))
         self._qp.post_send(*work)
 
     def _received(self, header: IserHeader, pdu: Pdu, invalidated: int) -> None:
         bhs = pdu.bhs
-        tags = self._tags.pop(bhs.itt, None) if type(bhs) is ScsiResponse else None
+        tags = self._tags.get(bhs.itt) if type(bhs) is ScsiResponse else None
         if invalidated:
             self._check_invalidated(tags, invalidated)
         if tags and type(bhs) is ScsiResponse:
+            del self._tags[bhs.itt]
             self._free(tags, invalidated, _transferred(tags, bhs))
         self._user.control_notify(pdu)
 
@@ -190,7 +225,9 @@ class IserInitiator(Endpoint, InitiatorDatamover):
         for registration, arrived in ((tags.read, transferred), (tags.write, 0)):
             if registration is None:
                 continue
-            if registration.rkey == remote:
+            if registration.long_lived:
+                pass  # the next command uses the key again
+            elif registration.rkey == remote:
                 counters.remote_invalidations += 1
             else:
                 self._qp.post_send(LocalInv(None, registration.rkey))

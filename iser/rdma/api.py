@@ -85,6 +85,7 @@ class DeviceAttributes:
     max_qp_rd_atom: int  # reads served at once, as responder (IRD)
     max_qp_init_rd_atom: int  # reads outstanding, as initiator (ORD)
     page_size: int = 4096
+    page_size_cap: int = 0xFFFFF000  # a bit for each page size that a MEM_REG region may have
     max_fragments: int = 1 << 31  # pieces of address space that one MEM_REG region can join
     send_with_invalidate: bool = True  # whether a Send can name a key of the peer
 

@@ -12,7 +12,9 @@ __all__ = ["RegistrationCounters"]
 class RegistrationCounters:
     """Counts since the session began.  Bytes where the name says so, else events or objects.
 
-    ``by_strategy`` counts the strategy that served each list, ``fallbacks`` the reasons why the one asked for did not.
+    ``allocations`` are pages of memory to copy through that were not there before, ``pool_waits`` commands that had to
+    wait for others to give something back.  ``by_strategy`` counts the strategy that served each list, ``fallbacks``
+    the reasons why the one asked for did not.
     """
 
     commands: int = 0
@@ -25,6 +27,7 @@ class RegistrationCounters:
     list_bytes: int = 0
     bytes_copied: int = 0
     allocations: int = 0
+    pool_waits: int = 0
     by_strategy: Counter[str] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
 

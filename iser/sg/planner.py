@@ -5,40 +5,67 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from iser.errors import ResourceError, UsageError
+from iser.errors import PoolEmpty, ResourceError, UsageError
 from iser.rdma.api import DeviceAttributes, ProtectionDomain
 from iser.sg.counters import RegistrationCounters
+from iser.sg.pool import MAX_BOUNCE
 from iser.sg.registration import Direction, Registration
 from iser.sg.sglist import SgList
-from iser.sg.shape import Shape, overlaps, shape_of
-from iser.sg.strategies import STRATEGIES, Bounce, FallbackReason, Frwr, Resources, Strategy
+from iser.sg.shape import Shape
+from iser.sg.strategies import (
+    AUTO,
+    BOUNCE,
+    STRATEGIES,
+    FallbackReason,
+    Frwr,
+    Immediate,
+    Indirect,
+    Resources,
+    Split,
+    Strategy,
+)
+from iser.sg.strategies.multi_mr import MultiMr
+from iser.sg.strategies.split import runs
 
-__all__ = ["DEFAULT_SG_TABLESIZE", "STRATEGY_NAMES", "Planner", "check_strategy"]
+__all__ = ["DEFAULT_SG_TABLESIZE", "STRATEGY_NAMES", "Planner", "check_strategy", "has_long_lived_keys"]
 
 DEFAULT_SG_TABLESIZE: Final = 4096
-AUTO: Final = "auto"
 STRATEGY_NAMES: Final = (AUTO, *STRATEGIES)
 _ALIASES: Final = {"page-list": Frwr.name, "page list": Frwr.name, "page_list": Frwr.name}
+
+Reasons = tuple[FallbackReason, ...]
 
 log = logging.getLogger("iser.sg")
 
 
-def check_strategy(name: str) -> str:
-    """The canonical name of a strategy.  Raises UsageError for one that does not exist."""
+def check_strategy(name: str, *, no_bounce: bool = False) -> str:
+    """The canonical name of a strategy.  Raises UsageError for one that does not exist or, with no_bounce, copies."""
     name = _ALIASES.get(name, name)
+    if name == MultiMr.name:
+        raise UsageError("strategy 'multi_mr' takes several STags for a command and iSER has one; see iser bench")
     if name not in STRATEGY_NAMES:
         raise UsageError(f"strategy {name!r} does not exist; choose one of {', '.join(STRATEGY_NAMES)}")
+    if no_bounce and name != AUTO and STRATEGIES[name].copies:
+        raise UsageError(f"strategy {name!r} copies and no_bounce forbids it; drop one of the two")
     return name
+
+
+def has_long_lived_keys(name: str) -> bool:
+    """True for a strategy whose keys outlive the command, so that the target must not invalidate them."""
+    return name != AUTO and STRATEGIES[name].long_lived
 
 
 class Planner:
     """Registers lists for one connection, up to ``depth`` at a time.
 
-    ``strategy`` is tried first; a list that it refuses is bounced, or refused with ResourceError under ``no_bounce``.
-    ``auto`` takes a page list where there is no gap, else an indirect region, else a bounce.
+    ``strategy`` is tried first; a list that it refuses goes to the strategy's fallback, which is ``bounce`` as a rule,
+    or is refused with ResourceError where that means a copy and ``no_bounce`` forbids it.  ``auto`` takes a page list
+    where there is no gap, else an indirect region, else a bounce.  ``long_lived_keys`` says that the target invalidates
+    nothing, so that strategies whose keys outlive the command may be chosen.  ``max_bounce`` caps the bytes to copy
+    through, of each kind.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each limit has a default of its own
         self,
         pd: ProtectionDomain,
         attributes: DeviceAttributes,
@@ -48,11 +75,14 @@ class Planner:
         no_bounce: bool = False,
         sg_tablesize: int = DEFAULT_SG_TABLESIZE,
         max_bytes: int = 16 << 20,
+        max_bounce: int = MAX_BOUNCE,
+        long_lived_keys: bool = True,
     ) -> None:
-        resources = Resources(pd, attributes, depth, sg_tablesize, max_bytes)
+        resources = Resources(pd, attributes, depth, sg_tablesize, max_bytes, max_bounce)
         self._resources = resources
         self._strategies = {name: kind(resources) for name, kind in STRATEGIES.items()}
         self._no_bounce = no_bounce
+        self._long_lived_keys = long_lived_keys
         self.counters: RegistrationCounters = resources.counters
         self.strategy = strategy
 
@@ -63,25 +93,62 @@ class Planner:
 
     @strategy.setter
     def strategy(self, name: str) -> None:
-        name = check_strategy(name)
-        if name == Bounce.name and self._no_bounce:
-            raise UsageError("strategy 'bounce' copies and no_bounce forbids it; drop one of the two")
+        name = check_strategy(name, no_bounce=self._no_bounce)
+        if has_long_lived_keys(name) and not self._long_lived_keys:
+            raise UsageError(
+                f"strategy {name!r} keeps its keys and this session lets the target invalidate them; connect with it"
+            )
         self._strategy = name
 
     @property
     def in_use(self) -> int:
-        """Regions held by lists that are registered now."""
-        return self._resources.page_lists.in_use + self._resources.sg_lists.in_use
+        """Regions, slots' bytes and objects held by lists that are registered now; 0 when nothing leaked."""
+        each = self._resources
+        return (
+            each.page_lists.in_use + each.sector_lists.in_use + each.sg_lists.in_use + each.bounce.in_use
+            + each.slots.in_use + each.arenas.in_use
+        )  # fmt: skip
+
+    @property
+    def high_water(self) -> dict[str, int]:
+        """The most that was in use at once: regions of each kind, bytes of ``bounce`` and ``slots``, objects."""
+        each = self._resources
+        return {
+            "page_lists": each.page_lists.high_water,
+            "sector_lists": each.sector_lists.high_water,
+            "sg_lists": each.sg_lists.high_water,
+            "bounce": each.bounce.high_water,
+            "slots": each.slots.high_water,
+            "arenas": each.arenas.high_water,
+        }
+
+    def parts(self, sg: SgList, sector: int) -> list[SgList]:
+        """The lists to send a command for each: several only under ``split``, each a multiple of ``sector`` bytes."""
+        return runs(sg, sector) if self._strategy == Split.name else [sg]
+
+    def count_immediate(self) -> None:
+        """Note a write that travelled with its command."""
+        self.counters.by_strategy[Immediate.name] += 1
 
     def register(self, sg: SgList, direction: Direction) -> Registration:
-        """Register a non-empty list.  Raises ResourceError when it cannot be."""
-        shape = shape_of(sg)
-        strategy = self._choose(sg, shape, direction)
-        registration = strategy.register(sg, shape, direction)
+        """Register a non-empty list.
+
+        Raises PoolEmpty when it has to wait until others are released, ResourceError when it cannot be registered.
+        """
+        shape = sg.shape
+        strategy, reasons = self._choose(sg, shape, direction)
         counters = self.counters
-        counters.registrations += 1
+        try:
+            registration = strategy.register(sg, shape, direction)
+        except PoolEmpty:
+            counters.pool_waits += 1
+            raise
+        for reason in reasons:
+            counters.fallbacks[reason.value] += 1
+        work = registration.work
+        counters.registrations += len(work)
+        counters.work_requests += len(work)
         counters.stags += 1
-        counters.work_requests += 1
         counters.by_strategy[strategy.name] += 1
         if log.isEnabledFor(logging.DEBUG):
             _log(registration, strategy, sg, shape)
@@ -91,24 +158,35 @@ class Planner:
         """Take a registration back; ``transferred`` bytes arrived, 0 after a failure."""
         self.counters.bytes_copied += registration.release(transferred)
 
-    def _choose(self, sg: SgList, shape: Shape, direction: Direction) -> Strategy:
-        if direction is Direction.READ and len(sg) > 1 and self._strategy != Bounce.name and overlaps(sg):
-            return self._bounce(sg, shape, FallbackReason.OVERLAP)
-        name = self._strategy
-        if name == AUTO:
-            name = "indirect" if shape.gaps else Frwr.name
+    def _choose(self, sg: SgList, shape: Shape, direction: Direction) -> tuple[Strategy, Reasons]:
+        """The strategy that serves a list, and why those before it do not."""
+        name = self._strategy if self._strategy != AUTO else _auto(shape)
         strategy = self._strategies[name]
-        reason = strategy.refuses(sg, shape)
-        return strategy if reason is None else self._bounce(sg, shape, reason)
+        if direction is Direction.READ and len(sg) > 1 and not strategy.copies and sg.overlaps:
+            return self._copying(sg, shape, direction, (FallbackReason.OVERLAP,))
+        reason = strategy.refuses(sg, shape, direction)
+        if reason is None:
+            return strategy, ()
+        reasons: Reasons = (reason,)
+        if strategy.fallback == AUTO:
+            strategy = self._strategies[_auto(shape)]
+            reason = strategy.refuses(sg, shape, direction)
+            if reason is None:
+                return strategy, reasons
+            reasons = (*reasons, reason)
+        return self._copying(sg, shape, direction, reasons)
 
-    def _bounce(self, sg: SgList, shape: Shape, reason: FallbackReason) -> Strategy:
+    def _copying(self, sg: SgList, shape: Shape, direction: Direction, reasons: Reasons) -> tuple[Strategy, Reasons]:
         if self._no_bounce:
-            raise ResourceError(f"{sg!r} would have to be copied ({reason.value}), and no_bounce forbids it")
-        strategy = self._strategies[Bounce.name]
-        if strategy.refuses(sg, shape):
+            raise ResourceError(f"{sg!r} would have to be copied ({reasons[-1].value}), and no_bounce forbids it")
+        strategy = self._strategies[BOUNCE]
+        if strategy.refuses(sg, shape, direction):
             raise ResourceError(f"{sg!r} is larger than one memory region holds; use smaller commands")
-        self.counters.fallbacks[reason.value] += 1
-        return strategy
+        return strategy, reasons
+
+
+def _auto(shape: Shape) -> str:
+    return Indirect.name if shape.gaps else Frwr.name
 
 
 def _log(registration: Registration, strategy: Strategy, sg: SgList, shape: Shape) -> None:

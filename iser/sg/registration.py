@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
-from iser.rdma.api import Access, MemoryRegion, RegMr, inc_rkey
-from iser.sg.pool import BouncePool, RegionPool
+from iser.rdma.api import Access, LocalInv, MemoryRegion, RegMr
+from iser.sg.pool import Arena, ArenaPool, BouncePool, RegionPool, Slot, SlotPool
 from iser.sg.sglist import SgList
 
-__all__ = ["Direction", "Registration"]
+__all__ = ["ArenaRegistration", "Direction", "Registration", "SlotRegistration", "copy_into"]
+
+_ANY_ACCESS: Final = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ
 
 
 class Direction(Enum):
@@ -22,14 +25,19 @@ class Direction(Enum):
 
 
 class Registration:
-    """``rkey`` and ``iova`` go into the iSER header; ``work`` is posted ahead of the command.
+    """``rkey`` and ``iova`` go into the iSER header; ``work`` is posted, in order, ahead of the command.
 
-    ``release`` must be called exactly once, when the peer can no longer use the key.
+    ``long_lived`` says that the key stays valid after :meth:`release`, and must not be invalidated for the command.
+    ``release`` must be called exactly once, when the peer can no longer use the key or, where that is long-lived, was
+    told that the command is over.
     """
 
-    __slots__ = ("_bounce", "_bounces", "_pool", "_sg", "iova", "length", "region", "rkey", "work")
+    __slots__ = ("_bounce", "_bounces", "_pool", "_sg", "iova", "length", "long_lived", "region", "rkey", "work")
+
+    work: tuple[RegMr | LocalInv, ...]
 
     def __init__(self, sg: SgList, direction: Direction, pool: RegionPool) -> None:
+        self.long_lived = False
         self.region: MemoryRegion = pool.take()
         self._pool = pool
         self._sg: SgList | None = None
@@ -40,14 +48,14 @@ class Registration:
     def _map(self, sg: SgList, direction: Direction) -> None:
         region = self.region
         try:
-            region.map_sg(sg)
+            region.map_sg(sg, 0, self._pool.page_size)
         except BaseException:
             self._pool.give(region)
             raise
-        self.rkey = inc_rkey(region.rkey)
+        self.rkey = region.next_key(direction.value)
         self.iova = region.iova
         self.length = region.length
-        self.work = RegMr(None, region, self.rkey, direction.value)
+        self.work = (RegMr(None, region, self.rkey, direction.value),)
 
     @classmethod
     def bounced(cls, sg: SgList, direction: Direction, pool: RegionPool, bounces: BouncePool) -> Registration:
@@ -80,6 +88,66 @@ class Registration:
         self._sg = self._bounce = None
         self._pool.give(self.region)
         return copied
+
+
+class SlotRegistration(Registration):
+    """A copy through a slot whose key was registered once, and stays."""
+
+    __slots__ = ("_slot", "_slots")
+
+    def __init__(self, sg: SgList, direction: Direction, slots: SlotPool) -> None:
+        self.long_lived = True
+        self._slots = slots
+        self._slot: Slot = slots.take(sg.length)
+        self._sg = sg if direction is Direction.READ else None
+        self.region = self._slot.region
+        self.length = sg.length
+        self.iova = self.region.iova
+        if direction is Direction.WRITE:
+            copy_into(self._slot.memory[: sg.length], sg)
+        if self.region.valid:
+            self.rkey = self.region.rkey
+            self.work = ()
+        else:
+            self.rkey = self.region.next_key(_ANY_ACCESS)
+            self.work = (RegMr(None, self.region, self.rkey, _ANY_ACCESS),)
+
+    def release(self, transferred: int) -> int:
+        """See :class:`Registration`."""
+        copied = 0
+        if self._sg is not None and transferred:
+            copied = min(transferred, self._sg.length)
+            self._sg.scatter(self._slot.memory[:copied])
+        self._sg = None
+        self._slots.give(self._slot)
+        return copied
+
+
+class ArenaRegistration(Registration):
+    """One piece of an object whose whole memory was registered once, and stays so: the unsafe global key."""
+
+    __slots__ = ("_arena", "_arenas")
+
+    def __init__(self, sg: SgList, arenas: ArenaPool) -> None:
+        self.long_lived = True
+        self._arenas = arenas
+        self._arena: Arena = arenas.take(sg.views[0])
+        region = self._arena.region
+        self.region = region
+        self.length = sg.length
+        self.iova = sg.addresses[0]
+        if region.valid:
+            self.rkey = region.rkey
+            self.work = ()
+            return
+        access = Access.REMOTE_READ if self._arena.memory.readonly else _ANY_ACCESS
+        self.rkey = region.next_key(access)
+        self.work = (RegMr(None, region, self.rkey, access),)
+
+    def release(self, transferred: int) -> int:
+        """See :class:`Registration`; nothing was copied."""
+        self._arenas.give(self._arena)
+        return 0
 
 
 def copy_into(window: memoryview, sg: SgList) -> None:

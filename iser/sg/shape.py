@@ -7,12 +7,15 @@ a block boundary.
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from enum import Enum, IntFlag
+from functools import reduce
+from operator import add, gt, le, or_
+from typing import Final
 
 from iser.rdma.api import ScatterList
 
-__all__ = ["BLOCK", "SECTOR", "Shape", "SgClass", "overlaps", "shape_of"]
+__all__ = ["BLOCK", "SECTOR", "SgClass", "SgFlag", "Shape", "flags_of", "overlaps", "shape_of"]
 
 BLOCK: Final = 4096
 SECTOR: Final = 512
@@ -29,61 +32,101 @@ class SgClass(Enum):
     BYTE_GAPPY = "BYTE_GAPPY"
 
 
-class Shape(NamedTuple):
-    """``elements`` after joining neighbours; ``gaps`` at the block size; ``blocks`` that a page list needs."""
+class SgFlag(IntFlag):
+    """What a class does not tell.
 
-    sg_class: SgClass
-    elements: int
-    gaps: int
-    blocks: int
+    OVERSIZE: more blocks or elements than the table holds.  OVERLAP: a byte stands in the list twice, which is fine
+    as a source; as a destination the outcome would depend on the order of arrival.  MIXED_KEY: neighbours belong to
+    memory of different keys, which breaks a page list but not a list of elements.
+    """
+
+    OVERSIZE = 1
+    OVERLAP = 2
+    MIXED_KEY = 4
+
+
+class Shape:
+    """``elements`` after joining neighbours; ``gaps`` at the block size; ``blocks`` that a page list needs.
+
+    The blocks are counted when first asked for: a list that no page list describes needs no such count.
+    """
+
+    __slots__ = ("_blocks", "_sg", "_shift", "elements", "gaps", "sg_class")
+
+    def __init__(self, sg_class: SgClass, elements: int, gaps: int, sg: ScatterList, shift: int) -> None:
+        self.sg_class = sg_class
+        self.elements = elements
+        self.gaps = gaps
+        self._sg = sg
+        self._shift = shift
+        self._blocks = 0
+
+    @property
+    def blocks(self) -> int:
+        """Entries of a page list; a block counts again when the list leaves it and comes back."""
+        if not self._blocks:
+            self._blocks = _count_blocks(self._sg.addresses, self._sg.lengths, self._shift)
+        return self._blocks
+
+    def __repr__(self) -> str:
+        return f"<Shape {self.sg_class.value}, {self.elements} elements, {self.gaps} gaps, {self.blocks} blocks>"
 
 
 def shape_of(sg: ScatterList, block: int = BLOCK) -> Shape:
-    """Classify a non-empty list, in one pass.  ``block`` is a power of two."""
+    """Classify a non-empty list.  ``block`` is a power of two.
+
+    Loops run inside the interpreter's own C code as far as they can: this is a cost per element of each I/O.
+    """
     addresses, lengths = sg.addresses, sg.lengths
     mask = block - 1
-    shift = mask.bit_length()
-    start = addresses[0]
-    end = start + lengths[0]
-    bits = start | lengths[0]
-    elements, gaps, blocks, edges = 1, 0, ((end - 1) >> shift) - (start >> shift) + 1, 0
-    for address, length in zip(addresses[1:], lengths[1:], strict=True):
-        bits |= address | length
-        if address != end:
-            elements += 1
-            edge = end | address
-            edges |= edge
-            gaps += (edge & mask) != 0
-            blocks += ((address + length - 1) >> shift) - (address >> shift) + 1
-        else:
-            blocks += ((address + length - 1) >> shift) - ((end - 1) >> shift)
-        end = address + length
-    return Shape(_class_of(elements, gaps, start, sg.length, edges, bits, mask), elements, gaps, blocks)
+    count = len(addresses)
+    if count == 1:
+        return Shape(SgClass.SINGLE, 1, 0, sg, mask.bit_length())
+    # A seam is where two neighbours do not touch: the bits of both its edges.
+    seams = [end | start for end, start in zip(map(add, addresses, lengths), addresses[1:]) if end != start]  # noqa: B905 - the last end has no start after it
+    gaps = len([seam for seam in seams if seam & mask])
+    return Shape(_class_of(sg, seams, gaps, mask), len(seams) + 1, gaps, sg, mask.bit_length())
 
 
-def _class_of(elements: int, gaps: int, start: int, length: int, edges: int, bits: int, mask: int) -> SgClass:
-    if elements == 1:
+def _class_of(sg: ScatterList, seams: list[int], gaps: int, mask: int) -> SgClass:
+    if not seams:
         return SgClass.SINGLE
     if not gaps:
-        return SgClass.PAGE_VEC if (start | length) & mask else SgClass.PAGE_ALIGNED
-    if not edges & (SECTOR - 1):
+        return SgClass.PAGE_VEC if (sg.addresses[0] | sg.length) & mask else SgClass.PAGE_ALIGNED
+    if not reduce(or_, seams) & (SECTOR - 1):
         return SgClass.SECTOR_GAPPY
-    return SgClass.BYTE_GAPPY if bits & 3 else SgClass.DWORD_GAPPY
+    return SgClass.BYTE_GAPPY if (reduce(or_, sg.addresses) | reduce(or_, sg.lengths)) & 3 else SgClass.DWORD_GAPPY
+
+
+def _count_blocks(addresses: Sequence[int], lengths: Sequence[int], shift: int) -> int:
+    blocks, end, last = 0, -1, -1
+    for address, length in zip(addresses, lengths, strict=True):
+        first = address >> shift
+        if address == end and first == last:
+            first += 1
+        end = address + length
+        last = (end - 1) >> shift
+        blocks += last - first + 1
+    return blocks
 
 
 def overlaps(sg: ScatterList) -> bool:
     """True when a byte of memory stands in the list twice.  Linear for a list in ascending order."""
-    addresses, lengths = sg.addresses, sg.lengths
-    end = 0
-    for address, length in zip(addresses, lengths, strict=True):
-        if address < end:
-            break
-        end = address + length
-    else:
+    starts, lengths = sg.addresses, sg.lengths
+    if all(map(le, map(add, starts, lengths), starts[1:])):
         return False
-    end = 0
-    for address, length in sorted(zip(addresses, lengths, strict=True)):
-        if address < end:
-            return True
-        end = address + length
-    return False
+    ends = sorted(map(add, starts, lengths))
+    # Disjoint pieces end, one after the other, before the next begins; then both sequences have the same order.
+    return any(map(gt, ends, sorted(starts)[1:]))
+
+
+def flags_of(sg: ScatterList, shape: Shape, max_entries: int, keys: Sequence[object] = ()) -> SgFlag:
+    """The flags of a list against a table of ``max_entries`` blocks or elements; ``keys`` of the elements if known."""
+    flags = SgFlag(0)
+    if len(sg.addresses) > max_entries or shape.blocks > max_entries:
+        flags |= SgFlag.OVERSIZE
+    if overlaps(sg):
+        flags |= SgFlag.OVERLAP
+    if len(set(keys)) > 1:
+        flags |= SgFlag.MIXED_KEY
+    return flags

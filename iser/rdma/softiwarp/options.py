@@ -37,6 +37,7 @@ DEFAULT_ATTRIBUTES: Final = DeviceAttributes(
     max_sg_list=4096,
     max_qp_rd_atom=128,
     max_qp_init_rd_atom=128,
+    page_size_cap=0xFFFFFE00,  # from 512 bytes on
 )
 
 

@@ -1,4 +1,4 @@
-"""Bounce: copy through page-aligned memory of our own."""
+"""Bounce: copy through page-aligned memory of our own, registered for each command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar
 from iser.sg.registration import Direction, Registration
 from iser.sg.sglist import SgList
 from iser.sg.shape import Shape
-from iser.sg.strategies.base import FallbackReason, Strategy
+from iser.sg.strategies.base import BOUNCE, FallbackReason, Strategy
 from iser.sg.strategies.frwr import PAGE_ENTRY_BYTES
 
 __all__ = ["Bounce"]
@@ -16,9 +16,10 @@ __all__ = ["Bounce"]
 class Bounce(Strategy):
     """A copy, for every list that fits a region."""
 
-    name: ClassVar[str] = "bounce"
+    name: ClassVar[str] = BOUNCE
+    copies: ClassVar[bool] = True
 
-    def refuses(self, sg: SgList, shape: Shape) -> FallbackReason | None:
+    def refuses(self, sg: SgList, shape: Shape, direction: Direction) -> FallbackReason | None:
         """More bytes than a page list holds."""
         return FallbackReason.OVERSIZE if self._blocks(sg) > self.resources.max_page_list else None
 
@@ -27,8 +28,9 @@ class Bounce(Strategy):
         resources = self.resources
         registration = Registration.bounced(sg, direction, resources.page_lists, resources.bounce)
         counters = resources.counters
-        counters.list_entries += self._blocks(sg)
-        counters.list_bytes += PAGE_ENTRY_BYTES * self._blocks(sg)
+        blocks = self._blocks(sg)
+        counters.list_entries += blocks
+        counters.list_bytes += PAGE_ENTRY_BYTES * blocks
         if direction is Direction.WRITE:
             counters.bytes_copied += sg.length
         return registration

@@ -19,10 +19,12 @@ class Frwr(Strategy):
 
     name: ClassVar[str] = "frwr"
 
-    def refuses(self, sg: SgList, shape: Shape) -> FallbackReason | None:
-        """Gaps, or more blocks than a region holds."""
+    def refuses(self, sg: SgList, shape: Shape, direction: Direction) -> FallbackReason | None:
+        """Gaps, more blocks than a region holds, or more pieces than the device can join."""
         if shape.gaps:
             return FallbackReason.UNALIGNED
+        if len(sg) > self.resources.attributes.max_fragments:
+            return FallbackReason.FRAGMENTS
         return FallbackReason.OVERSIZE if shape.blocks > self.resources.max_page_list else None
 
     def register(self, sg: SgList, shape: Shape, direction: Direction) -> Registration:

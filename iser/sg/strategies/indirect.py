@@ -8,7 +8,7 @@ from iser.rdma.api import DeviceCap
 from iser.sg.registration import Direction, Registration
 from iser.sg.sglist import SgList
 from iser.sg.shape import Shape
-from iser.sg.strategies.base import FallbackReason, Strategy
+from iser.sg.strategies.base import FallbackReason, Resources, Strategy
 
 __all__ = ["ELEMENT_BYTES", "Indirect"]
 
@@ -20,9 +20,14 @@ class Indirect(Strategy):
 
     name: ClassVar[str] = "indirect"
 
-    def refuses(self, sg: SgList, shape: Shape) -> FallbackReason | None:
+    def __init__(self, resources: Resources) -> None:
+        super().__init__(resources)
+        # An operation on flags costs a microsecond: once is enough.
+        self._able = bool(resources.attributes.caps & DeviceCap.SG_GAPS_REG)
+
+    def refuses(self, sg: SgList, shape: Shape, direction: Direction) -> FallbackReason | None:
         """No such regions on this device, or too many elements."""
-        if not self.resources.attributes.caps & DeviceCap.SG_GAPS_REG:
+        if not self._able:
             return FallbackReason.NO_CAP
         return FallbackReason.OVERSIZE if len(sg) > self.resources.sg_tablesize else None
 
