@@ -75,8 +75,9 @@ class Connection:
         self._local = request.info.local_address
         settings = self._settings
         try:
-            receives = settings.queue_depth + (0 if settings.wishes.initial_r2t else MAX_DATA_RECEIVES)
-            await self._datamover.accept(request, receives, remote_invalidate=settings.remote_invalidate)
+            more = 0 if settings.wishes.initial_r2t else MAX_DATA_RECEIVES
+            invalidate = settings.remote_invalidate
+            await self._datamover.accept(request, settings.queue_depth, more, remote_invalidate=invalidate)
         except IserError as error:
             log.info("%s: not accepted: %s", self._datamover.name, error)
             return

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from iser.datamover.api import Datamover, DatamoverState, DatamoverUser
-from iser.errors import IserError, LocalProtocolError, PduError, RemoteProtocolError
+from iser.errors import ConnectionLost, IserError, LocalProtocolError, PduError, RemoteProtocolError, ResourceError
 from iser.login import NegotiatedParameters
 from iser.pdu import ISER_HEADER_LENGTH, PLAIN_HEADER, IserHeader, Pdu, decode, encode, parse_header
 from iser.rdma.api import (
@@ -21,6 +21,7 @@ from iser.rdma.api import (
     WcOpcode,
     WcStatus,
     WorkCompletion,
+    WorkRequest,
 )
 
 __all__ = ["EXTRA_RECEIVES", "MAX_CONTROL_DATA", "RECEIVE_LENGTH", "Endpoint"]
@@ -45,19 +46,23 @@ class Endpoint(Datamover):
         self._slots: list[memoryview] = []
         self._remote_invalidate = False
         self._terminating = False
+        self._aborting = False
         self._made: list[CompletionQueue | ProtectionDomain] = []  # to be closed in this order
         self._pd: ProtectionDomain
         self._qp: QueuePair
 
-    def setup(self, device: Device, queue_depth: int) -> QueuePair:
-        """Make the queue pair on ``device`` and post the receives of the login phase."""
-        receives = LOGIN_RECEIVES + queue_depth + EXTRA_RECEIVES
+    def setup(self, device: Device, receives: int, sends: int = MAX_SEND_WR) -> QueuePair:
+        """Make the queue pair on ``device`` and post the receives of the login phase.
+
+        ``receives`` is how many there can be for tasks, ``sends`` how many work requests may be posted at once.
+        """
+        receives += LOGIN_RECEIVES + EXTRA_RECEIVES
         self._device = device
         self._pd = device.alloc_pd()
         self._made.append(self._pd)
-        cq = device.create_cq(MAX_SEND_WR + receives, self._completed)
+        cq = device.create_cq(sends + receives, self._completed)
         self._made.insert(0, cq)
-        self._qp = device.create_qp(self._pd, cq, QpCap(MAX_SEND_WR, receives))
+        self._qp = device.create_qp(self._pd, cq, QpCap(sends, receives))
         self._qp.on_disconnect = self._disconnected
         self._post_receives(LOGIN_RECEIVES)
         return self._qp
@@ -100,13 +105,15 @@ class Endpoint(Datamover):
 
     def abort(self, reason: IserError) -> None:
         """See :class:`Datamover`."""
+        self._aborting = True
         self._qp.abort(reason)
 
     async def close(self) -> None:
         """See :class:`Datamover`."""
-        self.connection_terminate()
-        await self._qp.close()
-        self._release()
+        if self._made:
+            self.connection_terminate()
+            await self._qp.close()
+            self._release()
 
     @property
     def live_keys(self) -> int:
@@ -121,9 +128,19 @@ class Endpoint(Datamover):
             self._slots.append(slot)
 
     def _send(self, message: bytes, *more: memoryview, invalidate: int = 0) -> None:
+        self._check_open()
+        self._post(Send(None, (memoryview(message), *more), invalidate, False))
+
+    def _check_open(self) -> None:
         if self.state is DatamoverState.CLOSED:
             raise LocalProtocolError(f"{self.name}: cannot send a PDU, the connection has ended")
-        self._qp.post_send(Send(None, (memoryview(message), *more), invalidate, False))
+
+    def _post(self, work: WorkRequest) -> None:
+        """Post what we owe a peer; one that takes nothing any more loses the connection."""
+        try:
+            self._qp.post_send(work)
+        except ResourceError as error:
+            self.abort(ConnectionLost(f"the peer does not take what it asked for: {error}"))
 
     def _completed(self, completions: list[WorkCompletion]) -> None:
         slots, qp = self._slots, self._qp
@@ -132,11 +149,14 @@ class Endpoint(Datamover):
                 self._failed(opcode, status)
             elif opcode is WcOpcode.RECV:
                 slot = slots[wr_id]  # type: ignore[call-overload]  # receives are posted by slot number
-                if self.state is not DatamoverState.CLOSED:
+                if self.state is not DatamoverState.CLOSED and not self._aborting:
                     self._receive(slot[:byte_len], invalidated)
                     qp.post_recv(wr_id, slot)
             elif wr_id is not None:
-                self._data_completed(wr_id)
+                try:
+                    self._data_completed(wr_id)
+                except Exception as error:
+                    self._stumbled(error, "a completion")
 
     def _failed(self, opcode: WcOpcode, status: WcStatus) -> None:
         if status is not WcStatus.WR_FLUSH_ERR and not self._terminating:
@@ -154,11 +174,14 @@ class Endpoint(Datamover):
                 return
             self._received(header, pdu, invalidated)
         except RemoteProtocolError as error:
-            self._qp.abort(error)
+            self.abort(error)
         except Exception as error:
-            # A fault of ours must end one connection with a trace, not the process or, silently, a task.
-            log.exception("%s: internal error on a received PDU", self.name)
-            self._qp.abort(LocalProtocolError(f"internal error: {error!r}"))
+            self._stumbled(error, "a received PDU")
+
+    def _stumbled(self, error: Exception, what: str) -> None:
+        """A fault of ours must end one connection with a trace, not the process or, silently, a task."""
+        log.error("%s: internal error on %s", self.name, what, exc_info=error)
+        self.abort(LocalProtocolError(f"internal error: {error!r}"))
 
     @abstractmethod
     def _received(self, header: IserHeader, pdu: Pdu, invalidated: int) -> None:

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple, cast
 
 from iser.datamover.api import TargetDatamover, TargetDatamoverUser
 from iser.datamover.cm import build_private_data, invalidation_offered
-from iser.datamover.endpoint import Endpoint
+from iser.datamover.endpoint import EXTRA_RECEIVES, Endpoint
 from iser.errors import LocalProtocolError, RemoteProtocolError
 from iser.pdu import FINAL, PLAIN_HEADER, RSV, WSV, IserHeader, Pdu, ScsiCommand, ScsiResponse, encode
 from iser.rdma.api import ConnectionParams, ConnectRequest, RdmaRead, RdmaWrite
@@ -15,6 +15,7 @@ from iser.rdma.api import ConnectionParams, ConnectRequest, RdmaRead, RdmaWrite
 __all__ = ["IserTarget"]
 
 _ADDRESS_SPACE: Final = 1 << 64
+_WORK_PER_PDU: Final = 2
 
 
 class _Tags(NamedTuple):
@@ -33,11 +34,17 @@ class IserTarget(Endpoint, TargetDatamover):
         self._target_user = user
         self._tags: dict[int, _Tags] = {}
 
-    async def accept(self, request: ConnectRequest, queue_depth: int, *, remote_invalidate: bool) -> None:
-        """Accept a connection, its first login receives posted.  Raises ConnectionFailed."""
+    async def accept(
+        self, request: ConnectRequest, queue_depth: int, data_receives: int = 0, *, remote_invalidate: bool
+    ) -> None:
+        """Accept a connection, its first login receives posted.  Raises ConnectionFailed, with nothing left.
+
+        ``data_receives`` is how many receives there may be for unsolicited data beside those for ``queue_depth`` tasks.
+        """
         self._remote_invalidate = remote_invalidate and invalidation_offered(request.info.private_data)
         self.name = "{}:{}".format(*request.info.remote_address)
-        qp = self.setup(request.device, queue_depth)
+        # Data and a response for each PDU that can wait for them: a peer that reads never has more coming.
+        sends = _WORK_PER_PDU * (queue_depth + EXTRA_RECEIVES)
         limits = request.device.attributes
         params = ConnectionParams(
             build_private_data(self._remote_invalidate),
@@ -45,6 +52,7 @@ class IserTarget(Endpoint, TargetDatamover):
             initiator_depth=min(request.info.initiator_depth, limits.max_qp_init_rd_atom),
         )
         try:
+            qp = self.setup(request.device, queue_depth + data_receives, sends)
             await request.accept(qp, params)
         except BaseException:
             await self.close()
@@ -71,14 +79,14 @@ class IserTarget(Endpoint, TargetDatamover):
         header, edtl, _ = self._tags_of(itt, RSV, "read")
         _check_span(itt, offset, views, edtl)
         wr_id = (itt, data_sn) if notify else None
-        self._qp.post_send(RdmaWrite(wr_id, views, header.read_base + offset, header.read_stag, notify))
+        self._post(RdmaWrite(wr_id, views, header.read_base + offset, header.read_stag, notify))
 
     def get_data(self, itt: int, views: Sequence[memoryview], offset: int, r2t_sn: int) -> None:
         """See :class:`TargetDatamover`."""
         header, edtl, unsolicited = self._tags_of(itt, WSV, "write")
         _check_span(itt, offset, views, edtl)
         remote = header.write_base + offset - (0 if self._base_is_byte_zero() else unsolicited)
-        self._qp.post_send(RdmaRead((itt, r2t_sn), views, remote, header.write_stag))
+        self._post(RdmaRead((itt, r2t_sn), views, remote, header.write_stag))
 
     def send_control(self, pdu: Pdu) -> None:
         """See :class:`Datamover`; a SCSI Response invalidates the task's tag where that was agreed."""
