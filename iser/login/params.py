@@ -19,8 +19,8 @@ class NegotiatedParameters:
     Lengths are in bytes, times in seconds.  ``max_recv_data_segment_length_*`` are what each side declared (plain TCP
     and discovery); ``*_recv_data_segment_length`` count with ``rdma_extensions``.  ``max_outstanding_unexpected_pdus``
     and ``max_ahs_length`` are what the *peer* declared, our limit when sending; 0 is no limit.
-    ``first_burst_length`` is never above ``max_burst_length``.  ``tagged_buffer_for_solicited_data_only`` is None unless
-    the initiator declared it: RFC 7145's default is No, but what is deployed means Yes and says nothing.
+    ``first_burst_length`` is never above ``max_burst_length``.  ``tagged_buffer_for_solicited_data_only`` is None
+    unless the initiator declared it: RFC 7145's default is No, but what is deployed means Yes and says nothing.
     """
 
     session_type: str = "Normal"
