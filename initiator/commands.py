@@ -15,7 +15,7 @@ from typing import Final
 from initiator.requests import SERIAL_HALF, Requests
 from initiator.task import Request, ScsiResult, Task, code_name
 from iser.datamover import TaskBuffers
-from iser.errors import CommandAborted, CommandError, CommandTimeout, ConnectionLost, IserError, UsageError
+from iser.errors import CommandAborted, CommandError, CommandTimeout, ConnectionLost, IserError, PoolEmpty, UsageError
 from iser.pdu import (
     COMMAND_READ,
     COMMAND_WRITE,
@@ -102,7 +102,7 @@ class Commands(Requests):
             and (self._max_cmd_sn - self._cmd_sn & _MASK) < SERIAL_HALF
             and not self._backlog
         ):
-            self._issue(task)
+            self._issue_or_wait(task)
         else:
             self._backlog.append(task)
         if deadline < self._wakeup:
@@ -111,7 +111,20 @@ class Commands(Requests):
             return await task.future
         except (asyncio.CancelledError, CommandTimeout):
             await self._withdraw(task)
+            # The traceback refers to this frame, and CPython 3.11 does not collect a cycle through a cancelled future.
+            del task, data_in, data_out
             raise
+
+    def _issue_or_wait(self, task: Task) -> bool:
+        """Send a command, or have it wait, first in line, for what other commands hold; False if it waits."""
+        try:
+            self._issue(task)
+        except PoolEmpty:
+            if not self._tasks:
+                raise  # nobody will give anything back
+            self._backlog.appendleft(task)
+            return False
+        return True
 
     def _issue(self, task: Task) -> None:
         """Send a command.  Raises UsageError, ResourceError; nothing has been sent then."""
@@ -152,7 +165,8 @@ class Commands(Requests):
             if task.future.done():
                 continue
             try:
-                self._issue(task)
+                if not self._issue_or_wait(task):
+                    return
             except IserError as error:
                 task.future.set_exception(error)
 

@@ -97,6 +97,7 @@ async def _attempt(
             remote_invalidate=options.remote_invalidate,
             strategy=options.strategy,
             no_bounce=options.no_bounce,
+            pool_size=options.pool_size,
         ),
         options.login_timeout,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from traceback import clear_frames
 from types import TracebackType
 from typing import Final, Self
 
@@ -30,14 +31,15 @@ _BLOCK_DEVICES: Final = (0x00, 0x05, 0x07, 0x0E, 0x14)
 #: Bytes of one command by vendor: tgt closes the connection on more (one buffer of this size for each direction).
 _VENDOR_LIMITS: Final = {"IET": 512 << 10}
 
-Buffers = Buffer | Iterable[Buffer]
+Buffers = Buffer | Iterable[Buffer] | SgList
 
 
 class Lun:
     """One logical unit on a session of its own; an async context manager that logs out at its end.
 
-    Buffers are any objects with contiguous memory, one or several, of any address and length.  They must stay as they
-    are until the call returns; after it, however it ended, nobody else touches them.
+    Buffers are any objects with contiguous memory, one or several, of any address and length, or an
+    :class:`iser.sg.SgList` of them, which may be used many times and saves looking at them each time.  They must stay
+    as they are until the call returns; after it, however it ended, nobody else touches them.
     """
 
     def __init__(self, link: Link, number: int, options: ConnectOptions) -> None:
@@ -104,11 +106,19 @@ class Lun:
         Their total length must be a multiple of the block size.  Raises UsageError, ScsiError, CommandTimeout,
         CommandAborted, ConnectionLost, and ResourceError where no_bounce forbids the only way.
         """
-        await self._transfer(lba, SgList.of(buffers, writable=True), write=False, fua=False)
+        try:
+            await self._transfer(lba, SgList.of(buffers, writable=True), write=False, fua=False)
+        except BaseException as error:
+            _let_go(error)
+            raise
 
     async def write(self, lba: int, buffers: Buffers, *, fua: bool = False) -> None:
         """Write ``buffers`` from block ``lba`` on, with ``fua`` to the medium itself; else as :meth:`read_into`."""
-        await self._transfer(lba, SgList.of(buffers, writable=False), write=True, fua=fua)
+        try:
+            await self._transfer(lba, SgList.of(buffers, writable=False), write=True, fua=fua)
+        except BaseException as error:
+            _let_go(error)
+            raise
 
     async def read(self, lba: int, blocks: int) -> bytes:
         """``blocks`` blocks from ``lba`` on, in new memory, with one copy that :meth:`read_into` does without."""
@@ -127,17 +137,18 @@ class Lun:
         blocks, rest = divmod(sg.length, size)
         if rest:
             raise UsageError(f"the buffers hold {sg.length} bytes, which is no multiple of the block size of {size}")
-        if sg.length <= self._max_bytes:
+        parts = [sg] if not blocks else self._link.datamover.planner.parts(sg, size)
+        if len(parts) == 1 and sg.length <= self._max_bytes:
             if blocks:
                 await self._one(lba, blocks, sg, write=write, fua=fua)
             return
-        step = self._max_bytes // size
-        parts = enumerate(_split(sg, step * size))
+        step = self._max_bytes // size * size
+        commands = []
+        for part in (piece for run in parts for piece in _split(run, step)):
+            commands.append(self._one(lba, part.length // size, part, write=write, fua=fua))
+            lba += part.length // size
         # Each part ends before an error is raised: none of them may go on with the caller's memory.
-        outcomes = await asyncio.gather(
-            *(self._one(lba + n * step, part.length // size, part, write=write, fua=fua) for n, part in parts),
-            return_exceptions=True,
-        )
+        outcomes = await asyncio.gather(*commands, return_exceptions=True)
         for outcome in outcomes:
             if outcome is not None:
                 raise outcome
@@ -181,9 +192,17 @@ class Lun:
         """
         if not cdb:
             raise UsageError("the CDB is empty; give at least an operation code")
-        inward = SgList.of(data_in, writable=True)
-        outward = SgList.of(data_out, writable=False)
-        result = await self._session.execute(self._field, bytes(cdb), inward, outward, timeout)
+        try:
+            result = await self._session.execute(
+                self._field,
+                bytes(cdb),
+                SgList.of(data_in, writable=True),
+                SgList.of(data_out, writable=False),
+                timeout,
+            )
+        except BaseException as error:
+            _let_go(error)
+            raise
         if check and result.status:
             raise scsi_error(result.status, result.sense, f"command {cdb[0]:#04x}")
         return result
@@ -262,6 +281,15 @@ class Lun:
 def device_type_name(device_type: int) -> str:
     """What a peripheral device type is called."""
     return DEVICE_TYPES.get(device_type, f"device type {device_type:#04x}")
+
+
+def _let_go(error: BaseException) -> None:
+    """Have the traceback of a failed call keep no hold of the caller's memory.
+
+    The frames in it own views of the buffers.  While someone looks at the error, or for ever where it is a cancellation
+    that CPython 3.11 cannot collect, a mapping could not be closed nor a bytearray be resized.
+    """
+    clear_frames(error.__traceback__)
 
 
 def _is_attention(error: CommandError) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 from iser.errors import UsageError
 from iser.login import is_iscsi_name
 from iser.sg.planner import check_strategy
+from iser.sg.strategies import Immediate
 
 __all__ = ["MAX_QUEUE_DEPTH", "OPTION_NAMES", "PROVIDERS", "ConnectOptions", "default_initiator_name", "parse_option"]
 
@@ -29,7 +30,8 @@ def default_initiator_name() -> str:
 class ConnectOptions:
     """Times in seconds, lengths in bytes.  Raises UsageError, with the option's name, for a value out of bounds.
 
-    ``strategy`` and ``no_bounce`` choose how lists are registered (:class:`iser.sg.Planner`), ``immediate_data`` lets
+    ``strategy`` and ``no_bounce`` choose how lists are registered (:class:`iser.sg.Planner`), ``pool_size`` how many at
+    once (0: as many as ``queue_depth`` can need; commands beyond it wait), ``immediate_data`` lets
     small writes travel with their command, ``max_transfer`` caps one command of ``read_into`` and ``write``;
     ``crc`` and ``segment`` are the embedded RNIC's.  ``timeout`` is for each command, ``login_timeout`` for connecting.
     """
@@ -44,12 +46,16 @@ class ConnectOptions:
     max_transfer: int = 8 << 20
     crc: bool | Literal["auto"] = "auto"
     segment: int | Literal["auto", "mss"] = "auto"
+    pool_size: int = 0
     initiator_name: str = ""
     provider: str = "softiwarp"
 
     def __post_init__(self) -> None:
-        check_strategy(self.strategy)
+        name = check_strategy(self.strategy, no_bounce=self.no_bounce)
+        if name == Immediate.name and not self.immediate_data:
+            raise UsageError("strategy 'immediate' needs immediate data; set immediate_data or use another strategy")
         _within("queue_depth", self.queue_depth, 1, MAX_QUEUE_DEPTH)
+        _within("pool_size", self.pool_size, 0, 2 * MAX_QUEUE_DEPTH)
         _within("timeout", self.timeout, 0.001, 86400)
         _within("login_timeout", self.login_timeout, 0.001, 3600)
         _within("max_transfer", self.max_transfer, 512, MAX_TRANSFER)
@@ -114,6 +120,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "remote_invalidate": _parse_bool,
     "immediate_data": _parse_bool,
     "queue_depth": _parse_size,
+    "pool_size": _parse_size,
     "max_transfer": _parse_size,
     "timeout": _parse_seconds,
     "login_timeout": _parse_seconds,
