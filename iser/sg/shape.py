@@ -51,13 +51,15 @@ class Shape:
     The blocks are counted when first asked for: a list that no page list describes needs no such count.
     """
 
-    __slots__ = ("_blocks", "_sg", "_shift", "elements", "gaps", "sg_class")
+    __slots__ = ("_addresses", "_blocks", "_lengths", "_shift", "elements", "gaps", "sg_class")
 
     def __init__(self, sg_class: SgClass, elements: int, gaps: int, sg: ScatterList, shift: int) -> None:
         self.sg_class = sg_class
         self.elements = elements
         self.gaps = gaps
-        self._sg = sg
+        # Not the list, which refers to its shape: the cycle would hold the caller's memory until it is collected.
+        self._addresses = sg.addresses
+        self._lengths = sg.lengths
         self._shift = shift
         self._blocks = 0
 
@@ -65,7 +67,7 @@ class Shape:
     def blocks(self) -> int:
         """Entries of a page list; a block counts again when the list leaves it and comes back."""
         if not self._blocks:
-            self._blocks = _count_blocks(self._sg.addresses, self._sg.lengths, self._shift)
+            self._blocks = _count_blocks(self._addresses, self._lengths, self._shift)
         return self._blocks
 
     def __repr__(self) -> str:
