@@ -1,8 +1,8 @@
 """The iSER initiator::
 
-async with await initiator.connect("iser://host:3260/iqn.2026-11.org:disk/0") as lun:
-    await lun.write(0, [header, body, trailer])
-    await lun.read_into(0, [first, second])
+    async with await initiator.connect("iser://host:3260/iqn.2026-11.org:disk/0") as lun:
+        await lun.write(0, [header, body, trailer])
+        await lun.read_into(0, [first, second])
 
 Every error is an :class:`IserError`; the ones that a user meets are re-exported here.
 """

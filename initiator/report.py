@@ -22,6 +22,7 @@ __all__ = ["describe"]
 
 Lines = list[tuple[str, str]]
 
+_WORDS: Final = {True: "yes", False: "no", None: "not said"}
 _ASSOCIATIONS: Final = ("logical unit", "target port", "target device", "reserved")
 
 
@@ -102,7 +103,7 @@ def _negotiated(lun: Lun) -> Lines:
     lines = []
     for item in fields(params):
         value = getattr(params, item.name)
-        words = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+        words = _WORDS[value] if value is None or isinstance(value, bool) else str(value)
         lines.append((item.name.replace("_", " "), words))
     return lines
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import random
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
@@ -11,7 +14,8 @@ import initiator
 from initiator import Lun, Url
 from initiator.loopback import target_process
 from initiator.url import Portal
-from iser.errors import CommandTimeout, ConnectionLost
+from iser.errors import CommandTimeout, ConnectionLost, ScsiError
+from iser.scsi.cdb import read_blocks
 from target.backends.fault import Action, Fault, FaultFilter, Operation
 from target.server import TargetServer
 from tests.target.peer import TARGET, serving
@@ -117,3 +121,41 @@ async def test_many_sessions_come_and_go() -> None:
                 break
             await asyncio.sleep(0.01)
         assert server.sessions == 0
+
+
+@pytest.mark.parametrize("remote_invalidate", [True, False])
+@pytest.mark.parametrize("strategy", ["page-list", "indirect", "bounce"])
+async def test_memory_is_the_callers_again_on_return(strategy: str, remote_invalidate: bool) -> None:
+    """A mapping can only be closed, and a bytearray only be resized, when nobody holds on to it."""
+    async with serving() as (server, port):
+        url = Url(Portal("127.0.0.1", port), TARGET)
+        async with await initiator.connect(url, strategy=strategy, remote_invalidate=remote_invalidate) as lun:
+            for length in (BLOCK, 64 << 10):
+                memory, grows = mmap.mmap(-1, length), bytearray(length)
+                for buffer in (memory, grows):
+                    await lun.write(0, buffer)  # type: ignore[arg-type]  # a mapping has no type as a buffer yet
+                    await lun.read_into(0, buffer)  # type: ignore[arg-type]
+                memory.close()
+                grows.append(0)
+            failing = bytearray(BLOCK)
+            with pytest.raises(ScsiError):
+                await lun.write(1 << 40, failing)
+            failing.append(0)
+            slow_down(server, 0.3)
+            for length in (BLOCK, 64 << 10):
+                for move in (lun.write, lun.read_into):
+                    memory = mmap.mmap(-1, length)
+                    await cancelled(move(0, memory))  # type: ignore[operator]
+                    memory.close()
+            grows = bytearray(BLOCK)
+            await cancelled(lun.execute(read_blocks(0, 1), data_in=grows))
+            grows.append(0)
+
+
+async def cancelled(work: Coroutine[Any, Any, Any]) -> None:
+    """Start ``work``, and cancel it; as people write it, with the task in a variable."""
+    task = asyncio.create_task(work)
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
