@@ -1,0 +1,249 @@
+"""The tests of our initiator against a target; a row is a subclass with ``row`` and the fixture ``peer``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from typing import Any, ClassVar, Final
+
+import pytest
+
+import initiator
+from initiator.lun import Lun
+from iser.errors import CommandAborted, ConnectionLost, IserError
+from iser.pdu import TaskManagementFunction, TaskManagementResponseCode
+from iser.scsi.lun import encode_lun
+from iser.sg import SgClass
+from tests.interop.lists import check_blocks, check_lists
+from tests.interop.matrix import Feature, Row
+from tests.interop.peers.base import TargetPeer
+from tests.interop.recorder import Notes, NotOffered, feature
+
+__all__ = ["InitiatorRow"]
+
+SIZES: Final = (512, 4096, 64 << 10, 512 << 10, 1 << 20, 8 << 20)
+DEPTH: Final = 32
+_LIST_SIZES: Final = (16 << 10, 128 << 10)
+_END_SECONDS: Final = 30.0  # until a lost connection must have been noticed
+
+
+class InitiatorRow:
+    """Features in the order in which they build on each other; the last ones disturb the peer."""
+
+    row: ClassVar[Row]
+    #: What the peer does not offer, and who says so.
+    not_offered: ClassVar[dict[Feature, str]] = {}
+
+    @pytest.fixture(autouse=True)
+    def _offered(self, request: pytest.FixtureRequest) -> None:
+        mark = request.node.get_closest_marker("feature")
+        self.reason = self.not_offered.get(mark.args[0]) if mark else None
+
+    def _require_offered(self) -> None:
+        if self.reason:
+            raise NotOffered(self.reason)
+
+    @feature(Feature.DISCOVERY)
+    async def test_discovery_names_the_target(self, peer: TargetPeer) -> None:
+        records = await initiator.discover(peer.portal, **peer.options)
+        assert peer.name in [record.name for record in records]
+
+    @feature(Feature.LOGIN)
+    async def test_login_and_logout(self, peer: TargetPeer, notes: Notes) -> None:
+        lun = await peer.connect()
+        params = lun.session.login.params
+        notes.add(
+            f"ImmediateData={_yes(params.immediate_data)}, InitialR2T={_yes(params.initial_r2t)},"
+            f" TargetRecvDataSegmentLength={params.target_recv_data_segment_length}"
+        )
+        await lun.close()
+
+    @feature(Feature.CAPACITY)
+    async def test_the_capacity_is_what_the_peer_was_given(self, peer: TargetPeer) -> None:
+        async with await peer.connect() as lun:
+            assert lun.capacity.blocks * lun.capacity.block_size == peer.size
+
+    @pytest.mark.parametrize("strategy", ["indirect", "bounce"])
+    @pytest.mark.parametrize("kind", [pytest.param(k, marks=feature(Feature(f"{k.value} lists"))) for k in SgClass])
+    async def test_lists_of_each_class(self, peer: TargetPeer, kind: SgClass, strategy: str) -> None:
+        async with await peer.connect(strategy=strategy, immediate_data=False) as lun:
+            before = lun.counters.copy()
+            await check_lists(lun, kind, _LIST_SIZES, seed=7)
+            spent = lun.counters.since(before)
+            assert spent.stags == spent.commands, "a command took more than one STag"
+            assert lun.link.datamover.live_keys == 0
+
+    @feature(Feature.IMMEDIATE_DATA)
+    @pytest.mark.parametrize("kind", list(SgClass))
+    async def test_small_writes_travel_with_their_command(self, peer: TargetPeer, kind: SgClass) -> None:
+        async with await peer.connect(immediate_data=True) as lun:
+            if not lun.session.login.params.immediate_data:
+                raise NotOffered("the peer answers ImmediateData=No at login")
+            before = lun.counters.copy()
+            await check_lists(lun, kind, (8192,), seed=8)
+            spent = lun.counters.since(before)
+            assert spent.stags == spent.commands // 2, "the writes took STags"  # the other half are reads
+
+    @feature(Feature.UNSOLICITED_DATA)
+    async def test_unsolicited_data(self, peer: TargetPeer) -> None:
+        async with await peer.connect() as lun:
+            if lun.session.login.params.initial_r2t:
+                raise NotOffered("both sides say InitialR2T=Yes at login")
+            await check_blocks(lun, 64 << 10, 0, seed=9)
+
+    @feature(Feature.SIZES)
+    async def test_sizes(self, peer: TargetPeer, notes: Notes) -> None:
+        async with await peer.connect(immediate_data=False) as lun:
+            for size in SIZES:
+                await check_blocks(lun, size, 1000, seed=size)
+            largest = max(size for size in SIZES if size <= lun.max_transfer)
+            if largest < SIZES[-1]:
+                notes.add(f"larger ones than {lun.max_transfer >> 10} KiB, the peer's limit, as several commands")
+
+    @feature(Feature.QUEUE_DEPTH)
+    async def test_queue_depth_32(self, peer: TargetPeer) -> None:
+        async with await peer.connect(queue_depth=DEPTH) as lun:
+            deepest = 0
+
+            async def one(number: int) -> None:
+                nonlocal deepest
+                size = random.Random(number).choice((512, 4096, 20480, 65536))
+                writing = asyncio.ensure_future(check_blocks(lun, size, number * 128, seed=number))
+                await asyncio.sleep(0)
+                deepest = max(deepest, len(lun.session.outstanding))
+                await writing
+
+            await asyncio.gather(*(one(number) for number in range(8 * DEPTH)))
+            assert deepest == DEPTH
+
+    @feature(Feature.REMOTE_INVALIDATION)
+    @pytest.mark.parametrize("wanted", [True, False])
+    async def test_remote_invalidation(self, peer: TargetPeer, *, wanted: bool) -> None:
+        async with await peer.connect(remote_invalidate=wanted, immediate_data=False) as lun:
+            await check_lists(lun, SgClass.BYTE_GAPPY, (64 << 10,), seed=10)
+            assert lun.link.datamover.live_keys == 0
+            if not wanted:
+                assert lun.counters.remote_invalidations == 0
+            elif not lun.link.datamover.remote_invalidate:
+                raise NotOffered("the peer's private data does not agree to Send with Invalidate")
+            else:
+                assert lun.counters.remote_invalidations >= lun.counters.commands - 1
+
+    @feature(Feature.NOP)
+    async def test_nop(self, peer: TargetPeer, notes: Notes) -> None:
+        async with await peer.connect() as lun:
+            for data in (b"", b"ping data of 20 byte"):
+                echo = await lun.session.nop(data)
+            notes.add("echoes the data" if echo == data else f"answers with {len(echo)} bytes of data")
+            await check_blocks(lun, 4096, 0, seed=11)
+
+    # Task management
+
+    @feature(Feature.ABORT_TASK)
+    async def test_cancelling_a_command_aborts_it(self, peer: TargetPeer) -> None:
+        self._require_offered()
+        async with await peer.connect(immediate_data=False) as lun:
+            await check_blocks(lun, lun.max_transfer, 0, seed=12)
+            for delay in (0.0, 0.002, 0.02):
+                doomed = asyncio.ensure_future(lun.write(0, bytes(lun.max_transfer)))
+                await asyncio.sleep(delay)
+                doomed.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await doomed
+                assert lun.link.datamover.live_keys == 0
+            await check_blocks(lun, lun.max_transfer, 0, seed=13)
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            pytest.param(TaskManagementFunction.ABORT_TASK_SET, marks=feature(Feature.ABORT_TASK_SET)),
+            pytest.param(TaskManagementFunction.CLEAR_TASK_SET, marks=feature(Feature.CLEAR_TASK_SET)),
+            pytest.param(TaskManagementFunction.LOGICAL_UNIT_RESET, marks=feature(Feature.LUN_RESET)),
+            pytest.param(TaskManagementFunction.TARGET_WARM_RESET, marks=feature(Feature.WARM_RESET)),
+            pytest.param(TaskManagementFunction.TARGET_COLD_RESET, marks=feature(Feature.COLD_RESET)),
+        ],
+    )
+    async def test_task_management_under_load(
+        self, peer: TargetPeer, function: TaskManagementFunction, notes: Notes
+    ) -> None:
+        self._require_offered()
+        async with await peer.connect() as lun:
+            load = [asyncio.ensure_future(lun.read(n * 128, 128)) for n in range(DEPTH)]
+            await asyncio.sleep(0)
+            code = await lun.session.manage_tasks(function, encode_lun(peer.lun))
+            outcomes = await asyncio.gather(*load, return_exceptions=True)
+            if code in (
+                TaskManagementResponseCode.FUNCTION_NOT_SUPPORTED,
+                TaskManagementResponseCode.AUTHORIZATION_FAILED,
+            ):
+                raise NotOffered(f"the peer answers {TaskManagementResponseCode(code).name}")
+            assert code == TaskManagementResponseCode.FUNCTION_COMPLETE
+            ended = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+            assert all(isinstance(outcome, IserError) for outcome in ended)
+            notes.add(f"ended {len(ended)} of {DEPTH} reads")
+            assert lun.link.datamover.live_keys == 0
+        await self._works_again(peer)
+
+    @staticmethod
+    async def _works_again(peer: TargetPeer) -> None:
+        async with await peer.connect() as lun:
+            await check_blocks(lun, 64 << 10, 0, seed=14)
+
+    # The end of a connection
+
+    @feature(Feature.LOGOUT)
+    async def test_many_logins_and_logouts(self, peer: TargetPeer) -> None:
+        for number in range(10):
+            lun = await peer.connect()
+            await check_blocks(lun, 4096, 0, seed=number)
+            await lun.close()
+            assert lun.session.ended == "the session was closed"
+
+    @feature(Feature.RECONNECT)
+    async def test_our_connection_dies_mid_io_and_a_new_one_works(self, peer: TargetPeer) -> None:
+        lun = await peer.connect(immediate_data=False)
+        load = _load(lun)
+        await asyncio.sleep(0.2)
+        lun.link.datamover.abort(ConnectionLost("ended by the test"))
+        await _all_lost(load, lun)
+        await self._works_again(peer)
+
+    @feature(Feature.PEER_KILLED)
+    async def test_the_peer_is_killed_mid_io_and_comes_back(self, peer: TargetPeer) -> None:
+        lun = await peer.connect(immediate_data=False)
+        load = _load(lun)
+        await asyncio.sleep(0.2)
+        try:
+            await peer.kill()
+            await _all_lost(load, lun)
+        finally:
+            await asyncio.to_thread(peer.start)
+        await self._works_again(peer)
+
+
+def _load(lun: Lun) -> list[asyncio.Task[Any]]:
+    """Reads and writes that go on until the connection ends."""
+
+    async def forever(number: int) -> None:
+        data = bytes(256 << 10)
+        while True:
+            await lun.write(number * 512, data)
+            await lun.read(number * 512, 512)
+
+    return [asyncio.create_task(forever(number)) for number in range(8)]
+
+
+async def _all_lost(load: list[asyncio.Task[Any]], lun: Lun) -> None:
+    """Every command ends in an error of ours, and no STag stays valid."""
+    done, pending = await asyncio.wait(load, timeout=_END_SECONDS)
+    for task in pending:
+        task.cancel()
+    assert not pending, f"commands still hung {_END_SECONDS:g} seconds after the connection's end"
+    assert all(isinstance(task.exception(), ConnectionLost | CommandAborted) for task in done)
+    await lun.close()
+    assert lun.link.datamover.live_keys == 0
+
+
+def _yes(value: object) -> str:
+    return "Yes" if value else "No"

@@ -1,0 +1,20 @@
+"""Faults of peers that make a cell fail: a run with no others is good.
+
+Each has its reason, and goes when the peer's newer version does not need it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.interop.matrix import Feature, Row
+
+__all__ = ["KNOWN_FAULTS", "known_fault"]
+
+#: (peer, feature) -> what the peer does wrong.
+KNOWN_FAULTS: Final[dict[tuple[str, Feature], str]] = {}
+
+
+def known_fault(row: Row, feature: Feature) -> str | None:
+    """Why this cell may fail, or None."""
+    return KNOWN_FAULTS.get((row.peer, feature))

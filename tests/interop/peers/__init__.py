@@ -1,0 +1,1 @@
+"""The peers, as the rows use them."""
