@@ -131,10 +131,11 @@ async def test_memory_is_the_callers_again_on_return(strategy: str, remote_inval
         url = Url(Portal("127.0.0.1", port), TARGET)
         async with await initiator.connect(url, strategy=strategy, remote_invalidate=remote_invalidate) as lun:
             for length in (BLOCK, 64 << 10):
-                memory, grows = mmap.mmap(-1, length), bytearray(length)
+                memory: Any = mmap.mmap(-1, length)  # no ``Buffer`` to a checker before Python 3.12
+                grows = bytearray(length)
                 for buffer in (memory, grows):
-                    await lun.write(0, buffer)  # type: ignore[arg-type]  # a mapping has no type as a buffer yet
-                    await lun.read_into(0, buffer)  # type: ignore[arg-type]
+                    await lun.write(0, buffer)
+                    await lun.read_into(0, buffer)
                 memory.close()
                 grows.append(0)
             failing = bytearray(BLOCK)
@@ -145,7 +146,7 @@ async def test_memory_is_the_callers_again_on_return(strategy: str, remote_inval
             for length in (BLOCK, 64 << 10):
                 for move in (lun.write, lun.read_into):
                     memory = mmap.mmap(-1, length)
-                    await cancelled(move(0, memory))  # type: ignore[operator]
+                    await cancelled(move(0, memory))
                     memory.close()
             grows = bytearray(BLOCK)
             await cancelled(lun.execute(read_blocks(0, 1), data_in=grows))
