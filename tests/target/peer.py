@@ -71,9 +71,11 @@ class Peer:
         self.ended.set()
         self.inbox.put_nowait(reason or EOFError("closed"))
 
-    async def connect(self, port: int, options: IserInitiatorOptions | None = None) -> None:
+    async def connect(
+        self, port: int, options: IserInitiatorOptions | None = None, rnic: SoftIwarpOptions = FAST
+    ) -> None:
         self.datamover = await IserInitiator.connect(
-            SoftIwarp(FAST), "127.0.0.1", port, self, options or IserInitiatorOptions(), timeout=5
+            SoftIwarp(rnic), "127.0.0.1", port, self, options or IserInitiatorOptions(), timeout=5
         )
 
     async def log_in(self, wishes: Wishes | None = None, **changes: Any) -> None:
