@@ -1,0 +1,300 @@
+"""The receiving half of the framing: bytes in, digests checked, PDUs out, data placed where it belongs.
+
+The shell asks :meth:`Receiver.get_buffers` where the next bytes go.  Small PDUs are staged and copied, which is cheaper
+than one more system call; when much of a data segment is still missing, it goes from the socket straight to its
+destination.  Header and data are checked before anything is done with a PDU, but for data that is placed in place: it
+counts only when its digest was right.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+from iser.datamover.tcp.wire import BHS_LENGTH, DIGEST_LENGTH, digest
+from iser.errors import PduError, RemoteProtocolError
+from iser.pdu import OPCODE_MASK, Pdu, RejectReason, ScsiCommand, decode_bhs, parse_ahs
+from iser.sg import scatter
+
+__all__ = ["RECV_SIZE", "STAGING_SIZE", "STEER_MIN", "Receiver", "Upcalls"]
+
+RECV_SIZE: Final = 64 << 10  # bytes asked for at once when nothing is received in place
+STAGING_SIZE: Final = 160 << 10  # a PDU of which less than STEER_MIN is missing, and RECV_SIZE more
+STEER_MIN: Final = 16 << 10  # missing data from which receiving in place pays
+STEER_PIECES: Final = 512  # views handed out at once for one data segment
+_TAIL: Final = 64  # staging after data received in place: padding, digest and the next header
+_SCRATCH: Final = memoryview(bytearray(64 << 10))  # where unwanted data goes; nobody reads it
+
+_U32: Final = struct.Struct(">I")
+
+
+class Upcalls(Protocol):
+    """What the receiver asks of the datamover.  Errors that come out of them end the receiving."""
+
+    def pdu_received(self, pdu: Pdu) -> None:
+        """A PDU; ``data`` is valid during the call."""
+
+    def malformed(self, error: PduError, bhs: bytes) -> None:
+        """A PDU that cannot be parsed, but whose end is known."""
+
+    def destination(self, bhs: Any) -> Sequence[memoryview] | None:
+        """Where the data of a data PDU goes; None to have it in :meth:`pdu_received`."""
+
+    def placed(self, bhs: Any) -> None:
+        """The data of a PDU that :meth:`destination` took is there."""
+
+
+class Receiver:
+    """``data_opcode`` is that of the PDUs to ask a destination for; ``max_data`` the longest data segment, in bytes."""
+
+    __slots__ = (
+        "_bhs",
+        "_buf",
+        "_data",
+        "_data_opcode",
+        "_dst",
+        "_end",
+        "_first",
+        "_header",
+        "_left",
+        "_owner",
+        "_pieces",
+        "_pos",
+        "_trailer",
+        "_view",
+        "data_digest",
+        "header_digest",
+        "max_data",
+        "stopped",
+        "wanted",
+    )
+
+    def __init__(self, owner: Upcalls, data_opcode: int, max_data: int) -> None:
+        self._owner = owner
+        self._data_opcode = data_opcode
+        self.max_data = max_data
+        self.header_digest = False
+        self.data_digest = False
+        self.stopped = False
+        self.wanted = 0
+        self._buf = bytearray(STAGING_SIZE)
+        self._view = memoryview(self._buf)
+        self._first = [self._view[:RECV_SIZE]]
+        self._pos = self._end = 0  # the staged bytes not yet parsed
+        # The data segment being received in place.
+        self._left = 0  # bytes still missing
+        self._trailer = 0  # padding and digest after it
+        self._header = b""
+        self._bhs: Any = None  # None when it is to be handed up
+        self._dst: list[memoryview] = []
+        self._pieces: Sequence[memoryview] = ()  # all of it, for the digest; empty when it is thrown away
+        self._data: memoryview | None = None
+
+    @property
+    def mid_message(self) -> bool:
+        """Would the stream end inside a PDU now?"""
+        return bool(self._left or self._trailer or self._pos != self._end)
+
+    def get_buffers(self) -> list[memoryview]:
+        """Where the next bytes go."""
+        if self._left:
+            dst = self._dst
+            if len(dst) > STEER_PIECES:
+                dst = dst[:STEER_PIECES]
+                self.wanted = sum(map(len, dst))
+                return list(dst)
+            self.wanted = self._left + _TAIL
+            return [*dst, self._view[:_TAIL]]
+        pos, end = self._pos, self._end
+        if pos == end:
+            self._pos = self._end = 0
+            self.wanted = RECV_SIZE
+            return self._first
+        if end + RECV_SIZE > STAGING_SIZE:
+            self._buf[: end - pos] = self._buf[pos:end]
+            self._pos, self._end = 0, end - pos
+            end -= pos
+        self.wanted = RECV_SIZE
+        return [self._view[end : end + RECV_SIZE]]
+
+    def received(self, count: int) -> None:
+        """``count`` bytes were put where :meth:`get_buffers` said: handle all that is complete.
+
+        Raises RemoteProtocolError, and what the up-calls raise.
+        """
+        if self.stopped:
+            return
+        if self._left:
+            count = self._fill(count)
+            self._pos, self._end = 0, count
+            if self._left:
+                return
+        else:
+            self._end += count
+        if self._header and not self._finish_steered():
+            return
+        self._parse()
+
+    def stop(self) -> None:
+        """Receive nothing more, and let go of all memory but the caller's own."""
+        self.stopped = True
+        self._left = self._trailer = self._pos = self._end = 0
+        self._dst, self._pieces, self._bhs, self._data, self._header = [], (), None, None, b""
+
+    def redirect(self, *, itt: int) -> None:
+        """Throw away the rest of the data that is being received in place for task ``itt``, if it is."""
+        if self._left and self._bhs is not None and self._bhs.itt == itt:
+            self._dst = discarded(self._left)
+            self._pieces = ()
+
+    # In place
+
+    def _fill(self, count: int) -> int:
+        """Account for bytes received in place; returns how many came after the data."""
+        placed = min(count, self._left)
+        self._left -= placed
+        if not self._left:
+            self._dst = []
+            return count - placed
+        dst = self._dst
+        full = 0
+        for piece in dst:
+            if placed < len(piece):
+                break
+            placed -= len(piece)
+            full += 1
+        del dst[:full]
+        if placed:
+            dst[0] = dst[0][placed:]
+        return 0
+
+    def _steer(self, pos: int, header: int, start: int, length: int, padded: int) -> None:
+        """Receive the rest of the data of the PDU at ``pos`` in place."""
+        view = self._view
+        pieces: Sequence[memoryview] | None = None
+        self._bhs = self._data = None
+        if self._buf[pos] & OPCODE_MASK == self._data_opcode:
+            bhs = decode_bhs(self._buf, pos)
+            pieces = self._owner.destination(bhs)
+            if pieces is not None:
+                self._bhs = bhs
+        if pieces is None:
+            self._data = memoryview(bytearray(length))
+            pieces = (self._data,)
+        self._header = bytes(view[pos : pos + header])
+        self._pieces = pieces
+        self._dst = list(pieces)
+        self._left = length
+        self._trailer = padded - length + (DIGEST_LENGTH if self.data_digest else 0)
+        data, end = pos + start, self._end
+        while data < end:
+            piece = self._dst[0]
+            part = min(end - data, len(piece))
+            piece[:part] = view[data : data + part]
+            data += part
+            self._fill(part)
+
+    def _finish_steered(self) -> bool:
+        """Check and hand on what was received in place, once its padding and digest are here."""
+        trailer = self._trailer
+        if self._end < trailer:
+            return False
+        header, bhs, data, pieces = self._header, self._bhs, self._data, self._pieces
+        if self.data_digest and pieces:
+            padded = trailer - DIGEST_LENGTH
+            if digest(*pieces, self._view[:padded]) != self._view[padded:trailer]:
+                raise self._wrong_data_digest(header[:BHS_LENGTH])
+        self._trailer = 0
+        self._pos = trailer
+        self._header, self._bhs, self._data, self._pieces = b"", None, None, ()
+        if bhs is not None:
+            self._owner.placed(bhs)
+        else:
+            assert data is not None
+            self._hand_up(header, 0, len(header), data)
+        return True
+
+    # Staged
+
+    def _parse(self) -> None:  # noqa: PLR0912 - the hot loop; a call per step would double its price
+        buf, view, owner = self._buf, self._view, self._owner
+        pos, end = self._pos, self._end
+        while end - pos >= BHS_LENGTH and not self.stopped:
+            lengths = _U32.unpack_from(buf, pos + 4)[0]
+            header = BHS_LENGTH
+            length = lengths
+            if lengths > 0xFFFFFF:
+                header += lengths >> 22 & ~3
+                length &= 0xFFFFFF
+            start = header
+            if self.header_digest:
+                start += DIGEST_LENGTH
+                if end - pos < start:
+                    break
+                if digest(view[pos : pos + header]) != view[pos + header : pos + start]:
+                    raise RemoteProtocolError(
+                        "the peer sent a PDU with a wrong header digest; the stream is out of step"
+                    )
+            if not length:
+                if end - pos < start:
+                    break
+                self._pos = pos = pos + start
+                self._hand_up(buf, pos - start, header, b"")
+                continue
+            if length > self.max_data:
+                raise self._too_long(pos, length)
+            padded = length + 3 & ~3
+            size = start + padded + (DIGEST_LENGTH if self.data_digest else 0)
+            missing = size - end + pos
+            if missing > 0:
+                if missing >= STEER_MIN and end - pos >= start:
+                    self._steer(pos, header, start, length, padded)
+                    pos = end = 0
+                break
+            data = pos + start
+            if self.data_digest and digest(view[data : data + padded]) != view[data + padded : pos + size]:
+                raise self._wrong_data_digest(bytes(view[pos : pos + BHS_LENGTH]))
+            at, self._pos = pos, pos + size
+            pos = self._pos
+            segment = view[data : data + length]
+            if buf[at] & OPCODE_MASK == self._data_opcode:
+                bhs = decode_bhs(buf, at)
+                pieces = owner.destination(bhs)
+                if pieces is not None:
+                    scatter(segment, pieces)
+                    owner.placed(bhs)
+                    continue
+            self._hand_up(buf, at, header, segment)
+        if not self.stopped:
+            self._pos, self._end = pos, end
+
+    def _hand_up(self, buf: bytes | bytearray, at: int, header: int, data: bytes | memoryview) -> None:
+        try:
+            bhs = decode_bhs(buf, at)
+            if header == BHS_LENGTH:
+                pdu = Pdu(bhs, data)
+            else:
+                if not isinstance(bhs, ScsiCommand):
+                    raise PduError(f"the peer sent a {type(bhs).__name__} with AHS", RejectReason.INVALID_PDU_FIELD)
+                pdu = Pdu(bhs, data, parse_ahs(bytes(buf[at + BHS_LENGTH : at + header])))
+        except PduError as error:
+            self._owner.malformed(error, bytes(buf[at : at + BHS_LENGTH]))
+            return
+        self._owner.pdu_received(pdu)
+
+    def _too_long(self, pos: int, length: int) -> RemoteProtocolError:
+        error = PduError(f"the peer sent a data segment of {length} bytes; at most {self.max_data} are allowed")
+        self._owner.malformed(error, bytes(self._view[pos : pos + BHS_LENGTH]))
+        return error
+
+    def _wrong_data_digest(self, bhs: bytes) -> RemoteProtocolError:
+        error = PduError("the peer sent data with a wrong digest", RejectReason.DATA_DIGEST_ERROR)
+        self._owner.malformed(error, bhs)
+        return error
+
+
+def discarded(length: int) -> list[memoryview]:
+    """Memory for ``length`` bytes that nobody wants; 256 views for the longest data segment."""
+    whole, rest = divmod(length, len(_SCRATCH))
+    return [_SCRATCH] * whole + ([_SCRATCH[:rest]] if rest else [])

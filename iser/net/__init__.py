@@ -1,0 +1,20 @@
+"""Plain TCP for everything above it: addresses and sockets, listeners, and a socket driven by a sans-IO machine."""
+
+from __future__ import annotations
+
+from iser.net.listener import TcpListener
+from iser.net.sockets import Address, addresses_of, bind, dial, display, resolve
+from iser.net.stream import Machine, Stream, StreamTimes
+
+__all__ = [
+    "Address",
+    "Machine",
+    "Stream",
+    "StreamTimes",
+    "TcpListener",
+    "addresses_of",
+    "bind",
+    "dial",
+    "display",
+    "resolve",
+]

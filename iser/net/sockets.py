@@ -1,0 +1,85 @@
+"""Non-blocking TCP sockets: names to addresses, connecting, listening."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any, Final
+
+__all__ = ["BACKLOG", "Address", "SockAddress", "addresses_of", "bind", "dial", "display", "peer_name", "resolve"]
+
+BACKLOG: Final = 256  # connections that the kernel keeps while nobody accepts them
+
+Address = tuple[str, int]
+SockAddress = tuple[int, tuple[Any, ...]]  # family, and what that family calls an address
+
+
+def display(address: Address) -> str:
+    """``host:port``, an IPv6 host in brackets."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def resolve(host: str | None, port: int, *, passive: bool = False) -> list[SockAddress]:
+    """Families and socket addresses.  Raises OSError."""
+    flags = socket.AI_PASSIVE if passive else 0
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    return [(family, address) for family, _, _, _, address in found]
+
+
+async def dial(addresses: list[SockAddress], buffer_size: int) -> socket.socket:
+    """A non-blocking socket connected to the first address that answers.  Raises the OSError of the last one."""
+    loop = asyncio.get_running_loop()
+    problem = OSError("the name has no address")
+    for family, address in addresses:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            size_buffers(sock, buffer_size)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await loop.sock_connect(sock, address)
+        except OSError as error:
+            sock.close()
+            problem = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise problem
+
+
+def bind(family: int, address: tuple[Any, ...], buffer_size: int) -> socket.socket:
+    """A non-blocking socket that listens.  Raises OSError."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        size_buffers(sock, buffer_size)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def size_buffers(sock: socket.socket, size: int) -> None:
+    """Before connect or listen, as the window scale is agreed in the first packets.  0 leaves it to the kernel."""
+    if size:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+
+def addresses_of(sock: socket.socket) -> tuple[Address, Address]:
+    """Local and remote.  Raises OSError when the peer has gone."""
+    local, remote = sock.getsockname(), sock.getpeername()
+    return (local[0], local[1]), (remote[0], remote[1])
+
+
+def peer_name(sock: socket.socket) -> str:
+    """The peer's address for messages."""
+    try:
+        return display(sock.getpeername()[:2])
+    except OSError:
+        return "a peer that has gone"
