@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 import initiator
-from initiator import bench as benchmarks
 from initiator import demo as demonstration
+from initiator.bench import loopback as benchmarks
 from initiator.lun import Lun
 from initiator.report import describe
 from initiator.stream import FileSink, FileSource, LunSink, LunSource, Sink, Source, copy

@@ -11,7 +11,7 @@ from typing import Final
 from initiator.url import Portal, Url
 from iser.errors import ConnectionFailed
 
-__all__ = ["START_TIMEOUT", "STOP_TIMEOUT", "TARGET_NAME", "target_process"]
+__all__ = ["START_TIMEOUT", "STOP_TIMEOUT", "TARGET_NAME", "started_target", "target_process"]
 
 TARGET_NAME: Final = "iqn.2026-11.demo:disk"
 START_TIMEOUT: Final = 20.0  # seconds for the process to listen; a cold start imports a lot
@@ -25,13 +25,20 @@ async def target_process(memory: str = "256M") -> AsyncIterator[Url]:
 
     Raises ConnectionFailed when it does not come up.
     """
+    async with started_target(memory) as (url, _):
+        yield url
+
+
+@asynccontextmanager
+async def started_target(memory: str = "256M") -> AsyncIterator[tuple[Url, int]]:
+    """As :func:`target_process`; gives the id of the process, too."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "target.cli", "serve", "--memory", memory, "--name", TARGET_NAME,
         "--listen", "iser://127.0.0.1:0", "--log", "warning", stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        yield Url(await _portal(process), TARGET_NAME)
+        yield Url(await _portal(process), TARGET_NAME), process.pid
     finally:
         await _stop(process)
 

@@ -105,7 +105,7 @@ async def _raw_throughput(direction: bytes, length: int) -> float:
 @asynccontextmanager
 async def _raw_process() -> AsyncIterator[int]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "initiator.bench", stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", "initiator.bench.loopback", stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout
     try:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from initiator import bench
+from initiator.bench import loopback as bench
 
 
 async def test_the_benchmark_prints_each_rate(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,173 @@
+"""Which cases there are: strategy x shape x size x direction x queue depth x who invalidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from initiator.bench.shapes import CORE_SHAPES, SHAPE_NAMES, SHAPES, lay
+from initiator.options import MAX_QUEUE_DEPTH
+from iser.errors import UsageError
+from iser.sg import shape_of
+from iser.sg.planner import has_long_lived_keys
+from iser.sg.shape import SECTOR, SgClass
+
+__all__ = ["ALL_STRATEGIES", "CORE", "FULL", "MULTI_MR", "QUICK", "Axes", "Case", "cases_of", "is_legal"]
+
+MULTI_MR: Final = "multi_mr"
+ALL_STRATEGIES: Final = (
+    "dma_key", "frwr", "indirect", "bounce", "bounce_pool", "mr512", MULTI_MR, "split", "immediate"
+)  # fmt: skip
+MAX_IMMEDIATE: Final = 8192  # bytes: a write that fits a command, as our target takes it
+MAX_MULTI_RUNS: Final = 240  # keys in one message of the benchmark's own protocol
+MAX_SPLIT_RUNS: Final = 2048
+_SEED: Final = 1  # legality does not depend on it
+
+
+def _known(what: str, values: Iterable[str], choices: Sequence[str]) -> None:
+    for value in values:
+        if value not in choices:
+            raise UsageError(f"{what} {value!r} does not exist; choose among {', '.join(choices)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One cell of the matrix.  ``size`` in bytes; ``invalidate`` is who invalidates keys, ``local`` or ``remote``."""
+
+    strategy: str
+    shape: str
+    size: int
+    write: bool
+    depth: int
+    invalidate: str
+
+    @property
+    def group(self) -> tuple[str, int, bool, int]:
+        """Cases of one group differ in how lists are registered only; they are measured in turn."""
+        return self.shape, self.size, self.write, self.depth
+
+    @property
+    def key(self) -> str:
+        """Names the case in a journal and in comparisons."""
+        direction = "write" if self.write else "read"
+        return f"{self.strategy}/{self.shape}/{self.size}/{direction}/qd{self.depth}/{self.invalidate}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """The values of each axis; ``local`` shapes are measured with local invalidation, too."""
+
+    shapes: Sequence[str]
+    sizes: Sequence[int]
+    depths: Sequence[int]
+    strategies: Sequence[str] = ALL_STRATEGIES
+    invalidate: Sequence[str] = ("remote",)
+    directions: Sequence[str] = ("read", "write")
+
+    def __post_init__(self) -> None:
+        _known("shape", self.shapes, SHAPE_NAMES)
+        _known("strategy", self.strategies, ALL_STRATEGIES)
+        _known("invalidate", self.invalidate, ("local", "remote"))
+        _known("direction", self.directions, ("read", "write"))
+        for size in self.sizes:
+            if size < SECTOR or size % SECTOR or size > 8 << 20:
+                raise UsageError(f"size {size}: give a multiple of 512 from 512 bytes to 8 MiB")
+        for depth in self.depths:
+            if not 1 <= depth <= MAX_QUEUE_DEPTH:
+                raise UsageError(f"depth {depth}: give 1 to {MAX_QUEUE_DEPTH}")
+
+
+QUICK: Final = Axes(("S0", "S2", "S8"), (4096, 65536), (8,))
+CORE: Final = Axes(CORE_SHAPES, (4096, 65536, 524288), (1, 32))
+FULL: Final = Axes(
+    SHAPE_NAMES,
+    (512, 4096, 16384, 65536, 262144, 524288, 1 << 20),
+    (1, 8, 32, 128),
+    invalidate=("remote", "local"),
+)
+
+
+def cases_of(axes: Axes, *, embedded: bool) -> list[Case]:
+    """All legal cases, in the order to measure them.  ``multi_mr`` needs a peer of our own: only if ``embedded``."""
+    return [case for case in _product(axes) if is_legal(case) and (embedded or case.strategy != MULTI_MR)]
+
+
+def _product(axes: Axes) -> Iterator[Case]:
+    for size in axes.sizes:
+        for shape in axes.shapes:
+            for direction in axes.directions:
+                for depth in axes.depths:
+                    for invalidate in axes.invalidate:
+                        for strategy in axes.strategies:
+                            # Without keys to invalidate there is one way only.
+                            if strategy == "immediate" or (strategy != MULTI_MR and has_long_lived_keys(strategy)):
+                                if invalidate != axes.invalidate[0]:
+                                    continue
+                                yield Case(strategy, shape, size, direction == "write", depth, "none")
+                            else:
+                                yield Case(strategy, shape, size, direction == "write", depth, invalidate)
+
+
+def is_legal(case: Case) -> bool:
+    """True when the strategy itself, and no fallback, serves the shape."""
+    name = case.shape.partition("(")[0]
+    info = SHAPES.get(name)
+    if info is not None:
+        if case.size < info.smallest or (info.read_only and case.write):
+            return False
+        if info.read_only:
+            return case.strategy in ("bounce", "bounce_pool")  # an overlapping destination must be copied
+    elif case.size < 65536:
+        return False  # a mixture of lists of one element or two tells nothing
+    if case.strategy == "immediate":
+        return case.write and case.size <= MAX_IMMEDIATE
+    if case.strategy in ("indirect", "bounce", "bounce_pool"):
+        return True
+    if info is None:
+        return case.strategy == "frwr"  # falls back for part of the lists: what that costs is the question
+    return _fits(case)
+
+
+def _fits(case: Case) -> bool:
+    layout = lay(case.shape, case.size, _SEED)
+    plain = _Plain(layout.spans, layout.size)
+    by_page = shape_of(plain)
+    match case.strategy:
+        case "dma_key":
+            return by_page.sg_class is SgClass.SINGLE
+        case "frwr":
+            return by_page.gaps == 0
+        case "mr512":
+            return shape_of(plain, SECTOR).gaps == 0 and by_page.gaps > 0
+        case "multi_mr":
+            return 0 < by_page.gaps < MAX_MULTI_RUNS
+        case _:
+            runs = _run_lengths(layout.spans)
+            return 1 < len(runs) <= MAX_SPLIT_RUNS and not any(length % SECTOR for length in runs)
+
+
+class _Plain:
+    """A layout by numbers only, as it lies in a page-aligned arena."""
+
+    def __init__(self, spans: list[tuple[int, int]], length: int) -> None:
+        self.views: Sequence[memoryview] = ()
+        self.addresses = [offset for offset, _ in spans]
+        self.lengths = [length for _, length in spans]
+        self.length = length
+
+
+def _run_lengths(spans: list[tuple[int, int]]) -> list[int]:
+    runs: list[int] = []
+    end = -1
+    for offset, length in spans:
+        if runs and (offset == end or not (offset | end) & 4095):
+            runs[-1] += length
+        else:
+            runs.append(length)
+        end = offset + length
+    return runs
