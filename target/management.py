@@ -60,8 +60,8 @@ class TaskManager:
             self._reset(session, [unit], done)
 
     def _abort_task(self, session: Session, bhs: TaskManagementRequest, done: Callable[[int], None]) -> None:
-        task = session.tasks.get(bhs.referenced_task_tag)
-        if task is None:
+        tasks = session.tasks_where(lambda command: command.itt == bhs.referenced_task_tag)
+        if not tasks:
             # A command that was answered before the function came is no task; one that never came shall not come now.
             if bhs.referenced_task_tag == RESERVED_TAG:
                 done(Code.FUNCTION_REJECTED)
@@ -69,7 +69,7 @@ class TaskManager:
                 never_came = session.give_up(bhs.ref_cmd_sn, bhs.cmd_sn)
                 done(Code.FUNCTION_COMPLETE if never_came else Code.TASK_DOES_NOT_EXIST)
             return
-        _drop_all({session: [task]}, done)
+        _drop_all({session: tasks}, done)
 
     def _clear(self, session: Session, unit: LogicalUnit, done: Callable[[int], None]) -> None:
         hit = {other: self._tasks_on(other, unit) for other in self._sessions}
@@ -92,7 +92,7 @@ class TaskManager:
             session.close("the target was reset")
 
     def _tasks_on(self, session: Session, unit: LogicalUnit) -> list[Task]:
-        return [task for task in session.tasks.values() if self._device.unit(task.bhs.lun) is unit]
+        return session.tasks_where(lambda command: self._device.unit(command.lun) is unit)
 
 
 def _drop_all(hit: dict[Session, list[Task]], done: Callable[[int], None]) -> None:

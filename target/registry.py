@@ -74,11 +74,11 @@ class Registry:
         """See :class:`TargetDirectory`.  The number is held until :meth:`enter` or :meth:`forget`."""
         if len(self.sessions) + len(self._reserved) >= self._max_sessions and not self._replaces(request):
             raise login_error(LoginStatus.OUT_OF_RESOURCES, f"there are {self._max_sessions} sessions already")
-        tsih = self._last_tsih
-        while True:
+        if len(self.sessions) + len(self._reserved) >= _MAX_TSIH:
+            raise login_error(LoginStatus.OUT_OF_RESOURCES, "every session number is taken")
+        tsih = self._last_tsih % _MAX_TSIH + 1
+        while tsih in self.sessions or tsih in self._reserved:
             tsih = tsih % _MAX_TSIH + 1
-            if tsih not in self.sessions and tsih not in self._reserved:
-                break
         self._last_tsih = tsih
         self._reserved.add(tsih)
         return tsih
@@ -123,7 +123,7 @@ class Registry:
         raise login_error(LoginStatus.TOO_MANY_CONNECTIONS, f"session {request.tsih} has its one connection")
 
     def _replaces(self, request: AdmissionRequest) -> bool:
-        return any(
+        return request.session_type != DISCOVERY and any(
             session.login.initiator_name == request.initiator_name
             and session.login.isid == request.isid
             and session.login.target_name == request.target_name

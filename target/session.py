@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Protocol
 
 from iser.datamover import TargetDatamover
@@ -73,6 +74,7 @@ class Session:
         self.login = login
         self.name = datamover.name
         self.tasks: dict[int, Task] = {}
+        self.ending: set[Task] = set()  # aborted, but their memory is still in use
         self._owner = owner
         self._datamover = datamover
         self._text = text
@@ -244,6 +246,10 @@ class Session:
         )
         self._datamover.send_control(Pdu(response, len(sense).to_bytes(2, "big") + sense if sense else b""))
 
+    def tasks_where(self, wanted: Callable[[ScsiCommand], bool]) -> list[Task]:
+        """The tasks that a task management function finds; those that are ending have to be waited for."""
+        return [task for task in (*self.tasks.values(), *self.ending) if wanted(task.bhs)]
+
     def drop(self, tasks: list[Task], done: Callable[[], None]) -> None:
         """Abort ``tasks``, which are ours, and call ``done`` when the last of them uses no memory any more."""
         left = len(tasks)
@@ -268,6 +274,9 @@ class Session:
                 self._drain(task)
         assert self.execution
         self.execution.abort(task)
+        if not task.ended and task not in self.ending:
+            self.ending.add(task)
+            task.waiters = [*(task.waiters or ()), partial(self.ending.discard, task)]
 
     def _end(self, bhs: ScsiCommand) -> None:
         if bhs.opcode & IMMEDIATE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from iser.sg import SgList
 from target.config import Config
 from target.server import TargetServer
 
-__all__ = ["FAST", "TARGET", "Peer", "config", "disk", "leave_nothing", "logged_in", "served", "serving"]
+__all__ = ["FAST", "TARGET", "Peer", "config", "disk", "leave_nothing", "logged_in", "served", "serving", "until"]
 
 TARGET = "iqn.2026-11.test:disk"
 INITIATOR = "iqn.2026-11.test:initiator"
@@ -40,14 +40,19 @@ def disk(*faults: dict[str, Any], name: str = TARGET, luns: int = 1, **changes: 
     return ({"name": name, "lun": tuple(lun | {"id": number} for number in range(luns))},)
 
 
+async def until(condition: Callable[[], object], seconds: float = 3.0) -> None:
+    """Wait for what nothing announces; a test that counts on it asserts it afterwards."""
+    for _ in range(round(seconds / 0.005)):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+
+
 async def leave_nothing() -> None:
     """Wait until no task but the test's own is left; fails when one stays."""
     me = asyncio.current_task()
-    for _ in range(300):
-        if asyncio.all_tasks() == {me}:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(asyncio.all_tasks() - {me})
+    await until(lambda: asyncio.all_tasks() == {me})
+    assert asyncio.all_tasks() == {me}
 
 
 class Peer:

@@ -35,7 +35,7 @@ from target.backends.base import BackendCap
 from target.backends.memory import MemoryBackend
 from target.server import TargetServer
 from target.staging import StagingPool
-from tests.target.peer import Peer, config, disk, logged_in, served, serving
+from tests.target.peer import Peer, config, disk, logged_in, served, serving, until
 
 KIB = 1024
 BLOCK = 512
@@ -384,18 +384,12 @@ async def test_a_peer_that_vanishes_in_the_middle_leaves_nothing(
             data: dict[str, Any] = {"read": bytearray(1 << 20)} if how == "read" else {"write": bytes(1 << 20)}
             peer.send_command(cdb, **data)
         operations = peer.datamover.remote_operations or 0
-        for _ in range(200):
-            if (peer.datamover.remote_operations or 0) > operations:
-                break
-            await asyncio.sleep(0.001)
+        await until(lambda: (peer.datamover.remote_operations or 0) > operations, 0.2)
         peer.datamover.abort(ConnectionLost("pulled"))
         assert isinstance(await peer.over(), ConnectionLost)
         await peer.datamover.close()
         assert peer.datamover.live_keys == 0
-        for _ in range(100):
-            if server.sessions == 0 and server.staging.in_use == 0:
-                break
-            await asyncio.sleep(0.01)
+        await until(lambda: server.sessions == 0 and server.staging.in_use == 0)
         assert (server.sessions, server.staging.in_use) == (0, 0)
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
@@ -422,10 +416,7 @@ async def test_a_peer_that_stops_reading_is_cut_off_and_holds_little(caplog: pyt
         await asyncio.sleep(0.05)
         async with served(port, isid=bytes(5) + b"\2") as other:
             await ping(other)
-        for _ in range(200):
-            if server.sessions == 0:
-                break
-            await asyncio.sleep(0.01)
+        await until(lambda: server.sessions == 0)
         assert (server.sessions, server.staging.in_use) == (0, 0)
         assert server.staging.high_water <= 4 << 20
         await peer.datamover.close()

@@ -1,0 +1,165 @@
+"""Tests of target.registry: who may log in, and which sessions there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from iser.errors import LoginError
+from iser.login import ALL_TARGETS, AdmissionRequest, LoginResult, NegotiatedParameters, TargetAddress
+from iser.login.result import DISCOVERY, NORMAL
+from target.backends.memory import MemoryBackend
+from target.registry import Registry, ServedTarget
+from target.scsi import Identity, LogicalUnit, TargetDevice
+from target.session import Session
+
+A, B = "iqn.2026-11.test:a", "iqn.2026-11.test:b"
+ME = "iqn.2026-11.test:me"
+
+
+def request(**changes: Any) -> AdmissionRequest:
+    base: dict[str, Any] = {
+        "initiator_name": ME,
+        "initiator_alias": "",
+        "isid": bytes(6),
+        "tsih": 0,
+        "cid": 0,
+        "target_name": A,
+        "session_type": NORMAL,
+        "transport": "iser",
+    }
+    return AdmissionRequest(**(base | changes))
+
+
+def registry(max_sessions: int = 2) -> Registry:
+    def served(name: str, tag: int) -> ServedTarget:
+        unit = LogicalUnit(MemoryBackend(4096), Identity.derive(name, 0))
+        return ServedTarget(TargetDevice(name, {0: unit}), f"alias of {name[-1]}", tag)
+
+    return Registry([served(A, 1), served(B, 2)], max_sessions)
+
+
+class Stand:
+    """Of a session, what a registry looks at."""
+
+    def __init__(self, asked: AdmissionRequest, tsih: int) -> None:
+        params = NegotiatedParameters(
+            initiator_name=asked.initiator_name, target_name=asked.target_name, session_type=asked.session_type
+        )
+        self.login = LoginResult(
+            params=params, isid=asked.isid, tsih=tsih, cid=0, cmd_sn=1, stat_sn=1, exp_stat_sn=1, max_cmd_sn=1,
+            new_session=True,
+        )  # fmt: skip
+
+
+def enter(into: Registry, asked: AdmissionRequest) -> tuple[Session, Session | None]:
+    """Go through a login; returns the session and the one that it replaces."""
+    into.admit(asked)
+    session: Any = Stand(asked, into.grant_tsih(asked))
+    nexus = into.targets[asked.target_name].device.attach("x") if asked.session_type == NORMAL else None
+    return session, into.enter(session, nexus)
+
+
+def refusal(into: Registry, asked: AdmissionRequest) -> tuple[int, int]:
+    with pytest.raises(LoginError) as caught:
+        enter(into, asked)
+    return caught.value.status_class, caught.value.status_detail
+
+
+def test_a_target_is_found_by_its_name() -> None:
+    admission: Any = registry().admit(request(target_name=B))
+    assert (admission.portal_group_tag, admission.target_alias) == (2, "alias of b")
+    assert refusal(registry(), request(target_name="iqn.2026-11.test:none")) == (2, 3)
+
+
+def test_nobody_gets_in_while_the_target_shuts_down() -> None:
+    shutting = registry()
+    shutting.draining = True
+    assert refusal(shutting, request()) == (3, 1)
+    assert refusal(shutting, request(session_type=DISCOVERY, target_name="")) == (3, 1)
+
+
+def test_there_are_as_many_sessions_as_were_allowed_of_any_kind() -> None:
+    full = registry()
+    first, _ = enter(full, request())
+    enter(full, request(isid=b"123456", session_type=DISCOVERY, target_name=""))
+    assert refusal(full, request(isid=b"234567")) == (3, 2)
+    # A discovery session replaces nobody, whatever its ISID.
+    assert refusal(full, request(isid=b"123456", session_type=DISCOVERY, target_name="")) == (3, 2)
+    full.leave(first)
+    enter(full, request(isid=b"234567"))
+
+
+def test_a_session_of_the_same_nexus_is_replaced_even_when_there_are_no_more() -> None:
+    full = registry()
+    old, none = enter(full, request())
+    enter(full, request(isid=b"123456"))
+    assert none is None
+    new, replaced = enter(full, request())
+    assert replaced is old
+    full.leave(old)
+    assert set(full.sessions.values()) >= {new}
+    assert list(full.targets[A].sessions).count(new) == 1
+
+
+@pytest.mark.parametrize("change", [{"isid": b"abcdef"}, {"initiator_name": "iqn.2026-11.test:he"}, {"target_name": B}])
+def test_a_session_of_another_nexus_is_not_replaced(change: dict[str, Any]) -> None:
+    several = registry()
+    enter(several, request())
+    assert enter(several, request(**change))[1] is None
+
+
+def test_a_second_connection_is_refused() -> None:
+    one = registry()
+    session, _ = enter(one, request())
+    tsih = session.login.tsih
+    assert refusal(one, request(tsih=tsih)) == (2, 6)
+    assert refusal(one, request(tsih=tsih + 1)) == (2, 0x0A)
+    assert refusal(one, request(tsih=tsih, initiator_name="iqn.2026-11.test:he")) == (2, 0x0A)
+
+
+def test_a_granted_number_is_held_until_the_login_came_to_nothing() -> None:
+    one = registry(max_sessions=1)
+    tsih = one.grant_tsih(request())
+    assert refusal(one, request()) == (3, 2)
+    one.forget(tsih)
+    assert one.grant_tsih(request()) == tsih + 1
+
+
+def test_numbers_go_round_and_pass_over_those_in_use() -> None:
+    one = registry(max_sessions=0xFFFF)
+    held = one.grant_tsih(request())
+    last = 0
+    for _ in range(0xFFFE):
+        last = one.grant_tsih(request())
+        one.forget(last)
+    assert last == 0xFFFF
+    assert held == 1
+    assert one.grant_tsih(request()) == 2
+
+
+def test_a_full_set_of_numbers_is_out_of_resources_and_no_endless_search() -> None:
+    one = registry(max_sessions=0xFFFF)
+    enter(one, request())
+    for _ in range(0xFFFE):
+        one.grant_tsih(request())
+    assert refusal(one, request()) == (3, 2)
+
+
+def test_leaving_twice_is_no_error_and_detaches_the_nexus() -> None:
+    one = registry()
+    session, _ = enter(one, request())
+    one.leave(session)
+    one.leave(session)
+    assert (one.sessions, one.targets[A].sessions) == ({}, {})
+
+
+def test_targets_are_listed_with_their_portal_group() -> None:
+    records = registry().records(ALL_TARGETS, [TargetAddress("1.2.3.4", 3260)])
+    assert [(record.name, str(record.addresses[0])) for record in records] == [
+        (A, "1.2.3.4:3260,1"),
+        (B, "1.2.3.4:3260,2"),
+    ]
+    assert [record.name for record in registry().records(B, [])] == [B]
+    assert registry().records("iqn.2026-11.test:none", []) == []
