@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from initiator.requests import SERIAL_HALF, Requests
+from initiator.requests import NEVER, SERIAL_HALF, Requests
 from initiator.task import Request, ScsiResult, Task, code_name
 from iser.datamover import TaskBuffers
 from iser.errors import CommandAborted, CommandError, CommandTimeout, ConnectionLost, IserError, PoolEmpty, UsageError
@@ -220,7 +220,7 @@ class Commands(Requests):
     def _abort(self, task: Task) -> None:
         """Send ABORT TASK; its answer, or else the end of the connection, ends ``task``."""
         log.info("%s: aborting task %#x", self._datamover.name, task.itt)
-        self._set_deadline(task, ABORT_TIMEOUT)
+        task.deadline = NEVER  # until the target has answered, the request's deadline counts
         try:
             request = self._manage(TaskManagementFunction.ABORT_TASK, task.lun, task.itt, task.cmd_sn)
         except IserError as error:
@@ -229,13 +229,18 @@ class Commands(Requests):
         request.future.add_done_callback(lambda future: self._abort_answered(task, future))
 
     def _abort_answered(self, task: Task, future: asyncio.Future[Pdu]) -> None:
-        if future.cancelled() or future.exception() or self._tasks.get(task.itt) is not task:
+        error = future.exception()
+        if self._tasks.get(task.itt) is not task:
             return  # the connection has ended, or the task's own response came first
+        if error:
+            self._drop(f"the target did not abort task {task.itt:#x}: {error}")
+            return
         code = _code(future.result())
         if code <= TaskManagementResponseCode.LUN_DOES_NOT_EXIST:
             self._forget(task)
         else:
             # The target goes on with it: its response may still come before the deadline that drops the connection.
+            self._set_deadline(task, ABORT_TIMEOUT)
             answer = code_name(TaskManagementResponseCode, code)
             log.warning("%s: the target did not abort task %#x: %s", self._datamover.name, task.itt, answer)
 

@@ -12,10 +12,11 @@ from typing import Any, Final
 from initiator.task import Request, TagPool, Task
 from iser.datamover import InitiatorDatamover
 from iser.errors import CommandTimeout, ConnectionLost, IserError, RemoteProtocolError
-from iser.pdu import IMMEDIATE, NopIn, NopOut, Pdu, TextResponse
+from iser.pdu import IMMEDIATE, LogoutRequest, NopIn, NopOut, Pdu, TextResponse
 
-__all__ = ["MAX_ABORTED", "Follow", "Requests"]
+__all__ = ["MAX_ABORTED", "MAX_IMMEDIATE", "Follow", "Requests"]
 
+MAX_IMMEDIATE: Final = 8  # requests outstanding; each takes a receive of the target's that the window does not count
 MAX_ABORTED: Final = 256  # abandoned tags whose response, should it still come, is no violation
 SERIAL_HALF: Final = 0x80000000
 NEVER: Final = float("inf")
@@ -26,7 +27,7 @@ log = logging.getLogger("iser.initiator")
 
 
 class Requests(ABC):
-    """Requests are immediate, so none of them waits for the command window.
+    """Requests are immediate: the command window does not hold them up, MAX_IMMEDIATE does.
 
     One timer serves all deadlines of the session.  It is set to the earliest, and moved only when an earlier one comes.
     """
@@ -38,6 +39,7 @@ class Requests(ABC):
         self._ended: str | None = None  # why, once the session takes nothing new
         self._tags = TagPool()
         self._requests: dict[int, Request] = {}
+        self._unsent: deque[tuple[Request, Any, bytes]] = deque()
         self._aborted: deque[int] = deque(maxlen=MAX_ABORTED)
         self._cmd_sn = 0
         self._max_cmd_sn = 0
@@ -46,7 +48,10 @@ class Requests(ABC):
         self._timer: asyncio.TimerHandle | None = None
 
     async def nop(self, data: bytes = b"", timeout: float | None = None) -> bytes:
-        """Ping the target; what it echoes (LIO echoes nothing).  Raises CommandTimeout or ConnectionLost."""
+        """Ping the target; what it echoes (LIO echoes nothing).
+
+        ``timeout`` in seconds counts from when it is sent.  Raises CommandTimeout or ConnectionLost.
+        """
         self._require_open()
         seconds = self.timeout if timeout is None else timeout
         return bytes((await self._ask(self._request(NopOut(), "a ping", NopIn, seconds, data))).data)
@@ -58,21 +63,26 @@ class Requests(ABC):
         self._require_open()
         itt = self._tags.take()
         pdu, follow = begin(itt)
-        request = self._track(Request(itt, "a text request", TextResponse, 0.0, self._loop.create_future(), follow))
-        self._set_deadline(request, timeout)
-        self._send(pdu.bhs, bytes(pdu.data))
+        request = Request(itt, "a text request", TextResponse, timeout, self._loop.create_future(), follow)
+        self._submit(request, pdu.bhs, bytes(pdu.data))
         await self._ask(request)
 
     def _request(self, bhs: Any, what: str, answer: type[Any], timeout: float, data: bytes = b"") -> Request:
-        """Send ``bhs`` under a tag of its own."""
-        request = self._track(Request(self._tags.take(), what, answer, 0.0, self._loop.create_future()))
-        self._set_deadline(request, timeout)
-        self._send(bhs._replace(itt=request.itt), data)
+        """Send ``bhs`` under a tag of its own, as soon as there is room."""
+        request = Request(self._tags.take(), what, answer, timeout, self._loop.create_future())
+        self._submit(request, bhs._replace(itt=request.itt), data)
         return request
 
-    def _track(self, request: Request) -> Request:
+    def _submit(self, request: Request, bhs: Any, data: bytes) -> None:
         self._requests[request.itt] = request
-        return request
+        if len(self._requests) - len(self._unsent) > MAX_IMMEDIATE and not isinstance(bhs, LogoutRequest):
+            self._unsent.append((request, bhs, data))
+        else:
+            self._start(request, bhs, data)
+
+    def _start(self, request: Request, bhs: Any, data: bytes) -> None:
+        self._set_deadline(request, request.timeout)
+        self._send(bhs, data)
 
     def _send(self, bhs: Any, data: bytes = b"") -> None:
         numbered = bhs._replace(opcode=bhs.opcode | IMMEDIATE, cmd_sn=self._cmd_sn, exp_stat_sn=self._exp_stat_sn)
@@ -105,8 +115,7 @@ class Requests(ABC):
             self._finish(request, pdu._replace(data=bytes(pdu.data)))
 
     def _finish(self, request: Request, outcome: Pdu | IserError) -> None:
-        del self._requests[request.itt]
-        self._tags.give(request.itt)
+        self._remove(request)
         if request.future.done():
             return
         if isinstance(outcome, IserError):
@@ -116,9 +125,18 @@ class Requests(ABC):
 
     def _abandon(self, request: Request) -> None:
         """Forget a request whose response may still come."""
-        del self._requests[request.itt]
         self._aborted.append(request.itt)
+        self._remove(request)
+
+    def _remove(self, request: Request) -> None:
+        del self._requests[request.itt]
         self._tags.give(request.itt)
+        if not self._unsent:
+            return
+        if request.deadline == NEVER:
+            self._unsent = deque(item for item in self._unsent if item[0] is not request)
+        else:
+            self._start(*self._unsent.popleft())
 
     def _unknown_tag(self, itt: int, what: str) -> None:
         if itt not in self._aborted:
@@ -185,6 +203,7 @@ class Requests(ABC):
             self._timer.cancel()
             self._timer = None
         requests, self._requests = self._requests, {}
+        self._unsent.clear()
         for request in requests.values():
             if not request.future.done():
                 request.future.set_exception(ConnectionLost(why))

@@ -66,24 +66,26 @@ class Task:
 class Request:
     """Any other request that awaits a response of type ``answer``; ``what`` names it in messages.
 
+    ``timeout`` is in seconds from when it is sent; before that ``deadline`` is infinite.
     ``follow`` takes each response and gives the next request under the same tag, or None when that was the last.
     """
 
-    __slots__ = ("answer", "deadline", "follow", "future", "itt", "what")
+    __slots__ = ("answer", "deadline", "follow", "future", "itt", "timeout", "what")
 
     def __init__(
         self,
         itt: int,
         what: str,
         answer: type[Any],
-        deadline: float,
+        timeout: float,
         future: asyncio.Future[Pdu],
         follow: Callable[[Pdu], Pdu | None] | None = None,
     ) -> None:
         self.itt = itt
         self.what = what
         self.answer = answer
-        self.deadline = deadline
+        self.timeout = timeout
+        self.deadline = float("inf")
         self.future = future
         self.follow = follow
 

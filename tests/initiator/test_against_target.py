@@ -142,7 +142,7 @@ async def test_memory_is_the_callers_again_on_return(strategy: str, remote_inval
             with pytest.raises(ScsiError):
                 await lun.write(1 << 40, failing)
             failing.append(0)
-            slow_down(server, 0.3)
+            slow_down(server, 0.1)
             for length in (BLOCK, 64 << 10):
                 for move in (lun.write, lun.read_into):
                     memory = mmap.mmap(-1, length)

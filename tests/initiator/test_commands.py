@@ -8,6 +8,7 @@ import pytest
 
 from initiator import commands
 from initiator.establish import Link
+from initiator.requests import MAX_IMMEDIATE
 from initiator.session import Session
 from initiator.task import ScsiResult
 from iser.errors import CommandAborted, CommandError, CommandTimeout, ConnectionLost, ResourceError, UsageError
@@ -410,6 +411,24 @@ async def test_cancelling_during_the_abort_of_a_timeout_is_not_lost() -> None:
         puppet.send(TaskManagementResponse(itt=request.itt))
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+async def test_all_commands_cancelled_at_once_are_aborted_a_few_at_a_time() -> None:
+    async with session_with_puppet(64) as (link, puppet):
+        tasks = [started(link.session.execute(0, CDB, listed(bytearray(8)))) for _ in range(80)]
+        for _ in range(64):
+            await puppet.receive(ScsiCommand)
+        for task in tasks:
+            task.cancel()
+        for _ in range(64):
+            request, _ = await puppet.receive(TaskManagementRequest)
+            assert puppet.inbox.qsize() < MAX_IMMEDIATE
+            puppet.max_cmd_sn += 1
+            puppet.send(TaskManagementResponse(itt=request.itt))
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+        await no_live_key(link)
+        await ping_pong(link.session, puppet)
 
 
 # Task management

@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from initiator.establish import send_targets
+from initiator.requests import MAX_IMMEDIATE
 from iser.errors import CommandError, CommandTimeout, ConnectionLost, TextError
 from iser.login import TargetAddress, TargetRecord
 from iser.pdu import (
@@ -13,6 +14,7 @@ from iser.pdu import (
     IMMEDIATE,
     RESERVED_TAG,
     TEXT_CONTINUE,
+    LogoutRequest,
     LogoutResponse,
     NopIn,
     NopOut,
@@ -153,3 +155,45 @@ async def test_requests_fail_when_the_connection_is_lost() -> None:
             await task
         with pytest.raises(ConnectionLost):
             await link.session.nop()
+
+
+async def test_more_requests_than_the_target_has_room_for_wait_in_turn() -> None:
+    async with session_with_puppet() as (link, puppet):
+        tasks = [asyncio.create_task(link.session.nop(bytes((n,)))) for n in range(2 * MAX_IMMEDIATE + 3)]
+        sent = [await puppet.receive(NopOut) for _ in range(MAX_IMMEDIATE)]
+        await asyncio.sleep(0.02)
+        assert puppet.inbox.empty()
+        tasks[MAX_IMMEDIATE].cancel()  # not sent yet, so it never is
+        tasks[1].cancel()  # sent, so the next takes its place
+        sent.append(await puppet.receive(NopOut))
+        for n in range(len(tasks) - 1):
+            request, data = sent[n]
+            puppet.send(NopIn(itt=request.itt), data)
+            if n != 1 and len(sent) < len(tasks) - 1:  # the place of the second was given away before
+                sent.append(await puppet.receive(NopOut))
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        given_up = [n for n, outcome in enumerate(outcomes) if isinstance(outcome, asyncio.CancelledError)]
+        assert given_up == [1, MAX_IMMEDIATE]
+        assert [data[0] for _, data in sent] == [n for n in range(len(tasks)) if n != MAX_IMMEDIATE]
+
+
+async def test_requests_that_wait_fail_with_the_connection() -> None:
+    async with session_with_puppet() as (link, puppet):
+        tasks = [asyncio.create_task(link.session.nop()) for _ in range(MAX_IMMEDIATE + 2)]
+        await puppet.receive(NopOut)
+        puppet.datamover.connection_terminate()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(outcome, ConnectionLost)
+
+
+async def test_a_logout_does_not_wait_behind_other_requests() -> None:
+    async with session_with_puppet() as (link, puppet):
+        tasks = [asyncio.create_task(link.session.nop()) for _ in range(MAX_IMMEDIATE + 2)]
+        for _ in range(MAX_IMMEDIATE):
+            await puppet.receive(NopOut)
+        close = asyncio.create_task(link.session.close())
+        request, _ = await puppet.receive(LogoutRequest)
+        puppet.send(LogoutResponse(itt=request.itt))
+        await close
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(outcome, ConnectionLost)
