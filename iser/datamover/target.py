@@ -41,11 +41,12 @@ class IserTarget(Endpoint, TargetDatamover):
 
         ``data_receives`` is how many receives there may be for unsolicited data beside those for ``queue_depth`` tasks.
         """
-        self._remote_invalidate = remote_invalidate and invalidation_offered(request.info.private_data)
+        limits = request.device.attributes
+        offered = invalidation_offered(request.info.private_data)
+        self._remote_invalidate = remote_invalidate and limits.send_with_invalidate and offered
         self.name = "{}:{}".format(*request.info.remote_address)
         # Data and a response for each PDU that can wait for them: a peer that reads never has more coming.
         sends = _WORK_PER_PDU * (queue_depth + EXTRA_RECEIVES)
-        limits = request.device.attributes
         params = ConnectionParams(
             build_private_data(self._remote_invalidate),
             responder_resources=min(request.info.responder_resources, limits.max_qp_rd_atom),
