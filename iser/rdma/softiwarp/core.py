@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from iser.errors import IserError, LocalProtocolError, MemoryRegionError, ResourceError, TerminateError
+from iser.errors import IserError, LocalProtocolError, MemoryRegionError, ResourceError, TerminateError, UsageError
 from iser.rdma.api import (
     LocalInv,
     ProtectionDomain,
@@ -35,7 +35,7 @@ from iser.rdma.softiwarp.rx import Receiver
 from iser.rdma.softiwarp.tx import LocalDone, Mark, PendingRead, ReadResponse, Transmitter
 from iser.rdma.softiwarp.wire import Fault, build_terminate, parse_terminate
 
-__all__ = ["INTERNAL", "Core"]
+__all__ = ["INTERNAL", "MAX_READ", "Core"]
 
 _log = logging.getLogger("iser.rdma.softiwarp")
 
@@ -46,6 +46,7 @@ _OPCODES: Final[dict[type, WcOpcode]] = {
     RegMr: WcOpcode.REG_MR,
     LocalInv: WcOpcode.LOCAL_INV,
 }
+MAX_READ: Final = (1 << 32) - 1  # bytes; the size field of a Read Request (RFC 5040 section 4.4)
 _VARIANTS: Final = 256
 #: ``wr_id`` of requests that the RNIC itself posts, unsignaled: nobody hears of their end.
 INTERNAL: Final = object()
@@ -157,9 +158,12 @@ class Core:
             raise LocalProtocolError(f"{self.name} serves no RDMA Reads; connect with an initiator_depth it accepts")
         if any(view.readonly for view in wr.sg):
             raise MemoryRegionError("an RDMA Read needs writable buffers")
+        total = sum(map(len, wr.sg))
+        if total > MAX_READ:
+            raise UsageError(f"an RDMA Read of {total} bytes; one request fetches at most {MAX_READ}")
         self._posted += 1
         self._variant = (self._variant + 1) % _VARIANTS
-        read = PendingRead(wr, self._index << 8 | self._variant, sum(map(len, wr.sg)))
+        read = PendingRead(wr, self._index << 8 | self._variant, total)
         if self._reads_issued < self._ord and not self._waiting:
             self._issue(read)
         else:

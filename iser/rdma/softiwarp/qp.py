@@ -76,6 +76,9 @@ class SoftQueuePair(QueuePair):
         self._sock = sock
         self.name = self.core.name = _name_of(sock)
         self._phase = _Phase.RTS
+        # For bytes that the kernel has taken and the peer has not; ours are watched by _check_stall.
+        patience = int((self._options.stall_timeout + 1) * 1000)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
         self.core.start(ird=agreed.ird, ord=agreed.ord, crc=agreed.crc, segment=segment, initiator=initiator)
         self._loop.add_reader(sock.fileno(), self._on_readable)
         self._probes = not isinstance(self._loop, asyncio.SelectorEventLoop)

@@ -53,6 +53,7 @@ STEER_PIECES: Final = 512  # views handed out at once for one payload
 _TAIL_MORE: Final = 20  # staging after a payload that another segment follows: CRC field and next header
 _TAIL_LAST: Final = 8 << 10  # staging after the last segment: CRC field and the Sends that are likely to follow
 
+_TO_SPACE: Final = 1 << 64
 _ULPDU: Final = 2  # the length field
 _TAGGED_DATA: Final = _ULPDU + TAGGED_HEADER
 _UNTAGGED_DATA: Final = _ULPDU + UNTAGGED_HEADER
@@ -477,6 +478,8 @@ class Receiver:
             raise TerminateError("the peer sent more Read Requests than agreed", *fault.CATASTROPHIC_STREAM)
         sink_stag, sink_to, size, stag, to = READ_REQUEST.unpack_from(self._buf, pos + _UNTAGGED_DATA)
         region, offset = None, 0
+        if sink_to + size > _TO_SPACE:
+            raise TerminateError("the peer wants a Read Response that wraps its own sink", *fault.PROTECTION_TO_WRAP)
         if size:
             region = self._regions.get(stag >> 8)
             if region is None:

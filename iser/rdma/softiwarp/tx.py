@@ -43,6 +43,8 @@ __all__ = ["GATHER_LIMIT", "INLINE_MAX", "TX_WINDOW", "PendingRead", "ReadRespon
 TX_WINDOW: Final = 1 << 20  # bytes of FPDUs built ahead of the socket
 GATHER_LIMIT: Final = 960  # views in one gather list; with one FPDU more it stays below IOV_MAX
 INLINE_MAX: Final = 512  # pieces up to this many bytes are copied next to their header: cheaper than a view
+#: An address of the peer's that runs over the end of the space wraps on the wire, and the peer refuses it.
+_TO_MASK: Final = (1 << 64) - 1
 _PADDING: Final = (b"", bytes(1), bytes(2), bytes(3))
 _PADS: Final = (bytes(4), bytes(5), bytes(6), bytes(7))  # padding and an unused CRC field
 
@@ -231,7 +233,7 @@ class Transmitter:
                 TAGGED_HEADER + total,
                 OP_WRITE | CTRL_LAST,
                 item.rkey,  # type: ignore[union-attr]  # exact
-                item.remote_addr,  # type: ignore[union-attr]  # exact
+                item.remote_addr & _TO_MASK,  # type: ignore[union-attr]  # exact
             )
             self._emit(header, item.sg, total, item)  # type: ignore[union-attr]  # exact
             return True
@@ -257,7 +259,9 @@ class Transmitter:
         wr = read.wr
         header = UNTAGGED.pack(READ_REQUEST_ULPDU, OP_READ_REQUEST | CTRL_LAST, 0, QN_READ_REQUEST, self.msn_read, 0)
         self.msn_read = self.msn_read + 1 & MSN_MASK
-        self._emit(header + READ_REQUEST.pack(read.stag, 0, read.total, wr.rkey, wr.remote_addr), (), 0, read)
+        self._emit(
+            header + READ_REQUEST.pack(read.stag, 0, read.total, wr.rkey, wr.remote_addr & _TO_MASK), (), 0, read
+        )
 
     def _cut_message(self, item: TxItem) -> Iterator[None]:
         if isinstance(item, Send):
@@ -291,7 +295,7 @@ class Transmitter:
         for offset in range(0, total, room):
             size = min(room, total - offset)
             last = offset + size == total
-            header = TAGGED.pack(TAGGED_HEADER + size, OP_WRITE | CTRL_LAST * last, wr.rkey, to + offset)
+            header = TAGGED.pack(TAGGED_HEADER + size, OP_WRITE | CTRL_LAST * last, wr.rkey, to + offset & _TO_MASK)
             self._emit(header, slices_of(wr.sg, starts, offset, size), size, wr if last else None)
             yield
 

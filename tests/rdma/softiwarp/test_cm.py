@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import socket
 from dataclasses import replace
 from typing import Any
@@ -24,7 +25,7 @@ from iser.rdma.api import (
     Send,
     WcStatus,
 )
-from iser.rdma.softiwarp import SoftIwarp, SoftIwarpOptions
+from iser.rdma.softiwarp import SoftIwarp, SoftIwarpOptions, cm
 from iser.rdma.softiwarp.mpa import FrameReader, MpaFrame, MpaInitiator, build_frame
 from tests.rdma.softiwarp.conftest import Run
 from tests.rdma.softiwarp.net import FAST, HOST, End, connected
@@ -288,6 +289,39 @@ def test_half_open_connections_are_limited_and_the_others_wait(run: Run) -> None
         await listener.close()
 
     run(main())
+
+
+def test_a_listener_survives_running_out_of_descriptors(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cm, "ACCEPT_PAUSE", 0.05)
+
+    async def main() -> None:
+        async def on_request(request: ConnectRequest) -> None:
+            await request.reject()
+
+        loop = asyncio.get_running_loop()
+        listener = await SoftIwarp(FAST).listen(HOST, 0, on_request)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with socket.socket() as sock:
+            sock.setblocking(False)
+            highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+            fillers = [os.open(os.devnull, os.O_RDONLY) for _ in range(highest)]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(fillers) + 1, limits[1]))
+            try:
+                await loop.sock_connect(sock, listener.address)
+                await loop.sock_sendall(sock, REQUEST)
+                await asyncio.sleep(0.08)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+                for filler in fillers:
+                    os.close(filler)
+            async with asyncio.timeout(5):
+                assert await loop.sock_recv(sock, 100)
+        await listener.close()
+
+    run(main())
+    assert "cannot accept" in caplog.text
 
 
 def test_a_listener_can_close_with_connections_in_every_state(run: Run) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iser.errors import LocalProtocolError, MemoryRegionError, ResourceError, TerminateError
+from iser.errors import LocalProtocolError, MemoryRegionError, ResourceError, TerminateError, UsageError
 from iser.rdma.api import (
     Access,
     LocalInv,
@@ -23,6 +23,7 @@ from iser.rdma.api import (
     WorkRequest,
     inc_rkey,
 )
+from iser.rdma.softiwarp.core import MAX_READ
 from iser.rdma.softiwarp.tx import TX_WINDOW
 from tests.rdma.softiwarp.support import ALL, Elements, Peer, buffer, pump, read_request, untagged
 
@@ -173,6 +174,27 @@ def test_a_peer_that_serves_no_reads() -> None:
     peer = Peer(depth=0)
     with pytest.raises(LocalProtocolError, match="serves no RDMA Reads"):
         peer.core.post_send([RdmaRead(1, [buffer(1)], 0, 1)])
+
+
+@pytest.mark.parametrize("size", [8, 200_000])
+@pytest.mark.parametrize("kind", [RdmaRead, RdmaWrite])
+def test_an_address_of_the_peer_that_runs_over_the_end_ends_in_a_terminate(
+    size: int, kind: type[RdmaRead] | type[RdmaWrite]
+) -> None:
+    for remote_addr in ((1 << 64) - 4, 1 << 64):
+        a, b = joined()
+        mr = b.region([buffer(4)])
+        a.core.post_send([kind("bad", [buffer(size)], remote_addr, mr.rkey)])
+        pump(a, b)
+        assert isinstance(a.core.error, TerminateError)
+        assert kind is RdmaWrite or a.statuses() == [("bad", WcStatus.WR_FLUSH_ERR)]
+
+
+def test_a_read_has_a_largest_size() -> None:
+    peer = Peer()
+    part = buffer(1 << 16)
+    with pytest.raises(UsageError, match=str(MAX_READ)):
+        peer.core.post_send([RdmaRead("big", [part] * (1 << 16), 0, 1)])
 
 
 def test_unsignaled_requests_complete_in_silence_and_fail_aloud() -> None:

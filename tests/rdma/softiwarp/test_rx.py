@@ -20,6 +20,7 @@ from iser.rdma.softiwarp.wire import (
     OP_SEND_SE_INV,
     OP_TERMINATE,
     OP_WRITE,
+    READ_REQUEST,
     Fault,
     fpdu_size,
     parse_terminate,
@@ -273,6 +274,13 @@ def test_read_that_wraps_the_address_space() -> None:
     peer = Peer()
     mr = peer.region([buffer(8)])
     refuses(peer, read_request(mr.rkey, (1 << 64) - 2, 4), 0, 1, 0x04)
+
+
+def test_read_whose_sink_wraps_the_address_space() -> None:
+    peer = Peer()
+    mr = peer.region([buffer(200_000)])
+    sink = READ_REQUEST.pack(0x77, (1 << 64) - 70_000, 200_000, mr.rkey, mr.iova)
+    refuses(peer, untagged(0x0141, sink, qn=1), 0, 1, 0x04)
 
 
 def test_an_empty_read_is_answered_without_a_check_as_the_kernel_does() -> None:
