@@ -23,8 +23,9 @@ from iser.login import (
     parse_targets,
 )
 from iser.pdu import Pdu
+from iser.rdma import choose
 from iser.rdma.api import Provider
-from iser.rdma.softiwarp import SoftIwarp, SoftIwarpOptions
+from iser.rdma.softiwarp import SoftIwarpOptions
 
 __all__ = ["DISCOVERY_DEPTH", "MAX_REDIRECTS", "Link", "make_provider", "open_session", "send_targets"]
 
@@ -42,9 +43,10 @@ class Link:
     portal: Portal
 
 
-def make_provider(options: ConnectOptions) -> Provider:
-    """The RDMA provider that ``options`` ask for."""
-    return SoftIwarp(SoftIwarpOptions(crc=options.crc, segment=options.segment))
+async def make_provider(portal: Portal, options: ConnectOptions) -> Provider:
+    """The RDMA provider that ``options`` ask for, or that reaches ``portal``.  Raises ResourceError."""
+    softiwarp = SoftIwarpOptions(crc=options.crc, segment=options.segment)
+    return await choose.make_provider(options.provider, portal.host, softiwarp)
 
 
 async def open_session(portal: Portal, target: str, options: ConnectOptions, provider: Provider | None = None) -> Link:
@@ -53,13 +55,13 @@ async def open_session(portal: Portal, target: str, options: ConnectOptions, pro
     All of it within ``options.login_timeout``.  Raises ConnectionFailed, LoginError, NegotiationError,
     RemoteProtocolError, ConnectionLost; nothing is left open then.
     """
-    provider = provider or make_provider(options)
     try:
         async with asyncio.timeout(options.login_timeout):
             for _ in range(MAX_REDIRECTS + 1):
                 login = InitiatorLogin(_login_config(target, options))
                 try:
-                    return await _attempt(provider, portal, login, options, discovery=not target)
+                    used = provider or await make_provider(portal, options)
+                    return await _attempt(used, portal, login, options, discovery=not target)
                 except LoginError:
                     if login.redirect is None:
                         raise

@@ -10,14 +10,14 @@ from typing import Any, Final, Literal
 
 from iser.errors import UsageError
 from iser.login import is_iscsi_name
+from iser.rdma.choose import AUTO, check_provider
 from iser.sg.planner import check_strategy
 from iser.sg.strategies import Immediate
 
-__all__ = ["MAX_QUEUE_DEPTH", "OPTION_NAMES", "PROVIDERS", "ConnectOptions", "default_initiator_name", "parse_option"]
+__all__ = ["MAX_QUEUE_DEPTH", "OPTION_NAMES", "ConnectOptions", "default_initiator_name", "parse_option"]
 
 MAX_QUEUE_DEPTH: Final = 1024
 MAX_TRANSFER: Final = 16 << 20  # bytes of one command: what one memory region is made for
-PROVIDERS: Final = ("softiwarp",)
 
 
 def default_initiator_name() -> str:
@@ -33,7 +33,9 @@ class ConnectOptions:
     ``strategy`` and ``no_bounce`` choose how lists are registered (:class:`iser.sg.Planner`), ``pool_size`` how many at
     once (0: as many as ``queue_depth`` can need; commands beyond it wait), ``immediate_data`` lets
     small writes travel with their command, ``max_transfer`` caps one command of ``read_into`` and ``write``;
-    ``crc`` and ``segment`` are the embedded RNIC's.  ``timeout`` is for each command, ``login_timeout`` for connecting.
+    ``provider`` is ``verbs``, ``softiwarp`` or ``auto``: verbs where an RDMA device owns the address;
+    ``crc`` and ``segment`` are softiwarp's, the embedded RNIC's.
+    ``timeout`` is for each command, ``login_timeout`` for connecting.
     """
 
     strategy: str = "auto"
@@ -48,7 +50,7 @@ class ConnectOptions:
     segment: int | Literal["auto", "mss"] = "auto"
     pool_size: int = 0
     initiator_name: str = ""
-    provider: str = "softiwarp"
+    provider: str = AUTO
 
     def __post_init__(self) -> None:
         name = check_strategy(self.strategy, no_bounce=self.no_bounce)
@@ -59,8 +61,7 @@ class ConnectOptions:
         _within("timeout", self.timeout, 0.001, 86400)
         _within("login_timeout", self.login_timeout, 0.001, 3600)
         _within("max_transfer", self.max_transfer, 512, MAX_TRANSFER)
-        if self.provider not in PROVIDERS:
-            raise UsageError(f"provider {self.provider!r} does not exist; choose one of {', '.join(PROVIDERS)}")
+        check_provider(self.provider)
         if self.initiator_name and not is_iscsi_name(self.initiator_name):
             raise UsageError(f"initiator_name {self.initiator_name!r} is no iSCSI name; use one like iqn.2026-11.org:a")
 

@@ -10,7 +10,8 @@ from typing import Final, Literal, cast
 from iser.errors import BackendError, IserError, UsageError
 from iser.login import TargetAddress, Wishes
 from iser.rdma.api import ConnectRequest, Listener, Provider
-from iser.rdma.softiwarp import SoftIwarp, SoftIwarpOptions
+from iser.rdma.choose import make_provider
+from iser.rdma.softiwarp import SoftIwarpOptions
 from target.config import Config
 from target.config.build import build_device
 from target.connection import Connection, ConnectionSettings
@@ -28,10 +29,9 @@ log = logging.getLogger("iser.target")
 class TargetServer:
     """Serves a configuration.  Use :meth:`start`, then :meth:`close`."""
 
-    def __init__(self, config: Config, provider: Provider, targets: list[ServedTarget]) -> None:
+    def __init__(self, config: Config, targets: list[ServedTarget]) -> None:
         limits = config.limits
         self._config = config
-        self._provider = provider
         self._targets = targets
         self._registry = Registry(targets, limits.max_sessions)
         self.staging = StagingPool()
@@ -50,12 +50,12 @@ class TargetServer:
     @classmethod
     async def start(cls, config: Config, provider: Provider | None = None) -> TargetServer:
         """Open the backends and listen.  Raises UsageError, BackendError, ConnectionFailed, with nothing left open."""
-        self = cls(config, provider or _provider(config), await _open_targets(config))
+        self = cls(config, await _open_targets(config))
         try:
             for portal in config.portal.values():
-                self._listeners.append(
-                    await self._provider.listen(portal.listen.host, portal.listen.port, self._connect_request)
-                )
+                host, port = portal.listen
+                used = provider or await _provider(config, host)
+                self._listeners.append(await used.listen(host, port, self._connect_request))
         except IserError:
             await self.close()
             raise
@@ -128,7 +128,9 @@ def _is_wildcard(host: str) -> bool:
     return ipaddress.ip_address(host).is_unspecified
 
 
-def _provider(config: Config) -> Provider:
+async def _provider(config: Config, host: str) -> Provider:
+    """What serves the portal at ``host``.  Raises ResourceError."""
     rnic = config.rnic
     segment = cast('int | Literal["auto", "mss"]', rnic.segment)  # checked when the configuration was read
-    return SoftIwarp(SoftIwarpOptions(crc="auto" if rnic.crc is None else rnic.crc, segment=segment))
+    softiwarp = SoftIwarpOptions(crc="auto" if rnic.crc is None else rnic.crc, segment=segment)
+    return await make_provider(rnic.provider, host, softiwarp, passive=True)

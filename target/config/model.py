@@ -144,9 +144,12 @@ class LimitsConfig(_Model):
 
 
 class RnicConfig(_Model):
-    """``[rnic]``: ``crc`` None leaves it to the RNIC; ``segment`` is the payload of one FPDU."""
+    """``[rnic]``: ``provider`` auto is verbs for a portal whose address an RDMA device owns, else softiwarp.
 
-    provider: Literal["softiwarp"] = "softiwarp"
+    For softiwarp, ``crc`` None leaves it to the RNIC; ``segment`` is the payload of one FPDU.
+    """
+
+    provider: Literal["auto", "verbs", "softiwarp"] = "auto"
     crc: Annotated[bool | None, PlainValidator(_crc)] = None
     segment: Annotated[int | str, PlainValidator(_segment)] = "auto"
 
