@@ -8,13 +8,13 @@ import logging
 from typing import Final, Literal, cast
 
 from iser.errors import BackendError, IserError, UsageError
-from iser.login import TargetAddress, Wishes
+from iser.login import LOGIN_DATA_LENGTH, TargetAddress, Wishes
 from iser.rdma.api import ConnectRequest, Listener, Provider
 from iser.rdma.choose import make_provider
 from iser.rdma.softiwarp import SoftIwarpOptions
-from target.config import Config
+from target.config import Config, LimitsConfig
 from target.config.build import build_device
-from target.connection import Connection, ConnectionSettings
+from target.connection import MAX_DATA_RECEIVES, Connection, ConnectionSettings
 from target.registry import Registry, ServedTarget
 from target.staging import StagingPool
 
@@ -42,7 +42,7 @@ class TargetServer:
             wishes=Wishes(
                 initial_r2t=limits.initial_r2t,
                 immediate_data=limits.immediate_data,
-                first_burst_length=min(limits.first_burst_length, limits.max_burst_length),
+                first_burst_length=_first_burst(limits),
                 max_burst_length=limits.max_burst_length,
             ),
         )
@@ -96,8 +96,10 @@ class TargetServer:
             await asyncio.sleep(0.02)
 
     async def _connect_request(self, request: ConnectRequest) -> None:
-        if len(self._connections) >= self._config.limits.max_sessions + MAX_LOGINS:
-            log.warning("refusing %s:%d: too many connections", *request.info.remote_address)
+        full = len(self._connections) >= self._config.limits.max_sessions + MAX_LOGINS
+        if full or self._registry.draining:
+            why = "too many connections" if full else "the target is shutting down"
+            log.warning("refusing %s:%d: %s", *request.info.remote_address, why)
             await request.reject()
             return
         connection = Connection(self._registry, self.staging, self._settings, self._portal_addresses)
@@ -122,6 +124,14 @@ async def _open_targets(config: Config) -> list[ServedTarget]:
             await served.device.close()
         raise
     return opened
+
+
+def _first_burst(limits: LimitsConfig) -> int:
+    """The configured length, or as much as a full window may send unasked into the receives that there are."""
+    length = min(limits.first_burst_length, limits.max_burst_length)
+    if limits.initial_r2t:
+        return length
+    return min(length, MAX_DATA_RECEIVES // limits.queue_depth * LOGIN_DATA_LENGTH)
 
 
 def _is_wildcard(host: str) -> bool:

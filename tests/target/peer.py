@@ -77,10 +77,14 @@ class Peer:
         self.inbox.put_nowait(reason or EOFError("closed"))
 
     async def connect(
-        self, port: int, options: IserInitiatorOptions | None = None, rnic: SoftIwarpOptions = FAST
+        self,
+        port: int,
+        options: IserInitiatorOptions | None = None,
+        rnic: SoftIwarpOptions = FAST,
+        host: str = "127.0.0.1",
     ) -> None:
         self.datamover = await IserInitiator.connect(
-            SoftIwarp(rnic), "127.0.0.1", port, self, options or IserInitiatorOptions(), timeout=5
+            SoftIwarp(rnic), host, port, self, options or IserInitiatorOptions(), timeout=5
         )
 
     async def log_in(self, wishes: Wishes | None = None, **changes: Any) -> None:

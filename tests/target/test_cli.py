@@ -1,0 +1,164 @@
+"""Tests of target.cli, run as a user runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from iser.pdu import ScsiResponse
+from iser.scsi.cdb import write_blocks
+from tests.target.peer import TARGET, Peer
+
+COMMAND = [sys.executable, "-m", "target.cli"]
+CONFIG = f"""
+[portal.here]
+listen = "iser://127.0.0.1:0"
+
+[[target]]
+name = "{TARGET}"
+
+[[target.lun]]
+id = 0
+backend = "memory"
+size = "1M"
+faults = [{{ on = "write", action = "delay", seconds = 0.3 }}]
+"""
+
+
+class Result(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_all(*commands: tuple[str, ...]) -> list[Result]:
+    """Run several at a time: most of what each takes is the start of the interpreter."""
+    pipe = subprocess.PIPE
+    running = [subprocess.Popen([*COMMAND, *words], stdout=pipe, stderr=pipe, text=True) for words in commands]
+    results = []
+    for process in running:
+        out, err = process.communicate(timeout=20)
+        results.append(Result(process.returncode, out, err))
+    return results
+
+
+def run(*arguments: str) -> Result:
+    return run_all(arguments)[0]
+
+
+@asynccontextmanager
+async def started(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, list[int]]]:
+    """A server process and the ports that it said it listens on, one for each portal."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "serve", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stdout
+        ports = []
+        for _ in range(max(1, arguments.count("--listen"))):
+            line = (await asyncio.wait_for(process.stdout.readline(), 10)).decode()
+            found = re.fullmatch(r"listening iser://(?:127\.0\.0\.1|\[::1\]):(\d+)\n", line)
+            assert found, line
+            ports.append(int(found[1]))
+        yield process, ports
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, str, str]:
+    out, err = await asyncio.wait_for(process.communicate(), 10)
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_sigterm_drains_a_command_in_flight_and_exits_0(tmp_path: Path) -> None:
+    file = tmp_path / "target.toml"
+    file.write_text(CONFIG)
+    async with started(str(file)) as (process, (port,)):
+        peer = Peer()
+        await peer.connect(port)
+        await peer.log_in()
+        await peer.clear_attention()
+        itt = peer.send_command(write_blocks(0, 1), write=bytes(512))
+        await asyncio.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        response = await peer.expect(ScsiResponse)
+        assert (response.itt, response.status) == (itt, 0)
+        assert isinstance(await peer.over(), EOFError)
+        await peer.datamover.close()
+        code, out, err = await ended(process)
+        assert (code, out) == (0, "")
+        assert "Traceback" not in err
+
+
+async def test_sigint_ends_it_too_and_several_portals_are_told() -> None:
+    listen = ("--listen", "iser://127.0.0.1:0", "--listen", "iser://[::1]:0")
+    async with started("--memory", "1M", "--name", TARGET, *listen) as (process, ports):
+        assert len(ports) == 2
+        process.send_signal(signal.SIGINT)
+        assert (await ended(process))[0] == 0
+
+
+def test_check_is_quiet_about_a_good_file_and_has_a_line_for_each_fault(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
+    good.write_text(CONFIG)
+    bad.write_text(CONFIG.replace('size = "1M"', 'size = "much"').replace("id = 0", "id = -1"))
+    result, bad_result = run_all(("check", str(good)), ("check", str(bad)))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "1 portals, 1 targets, 1 LUNs" in result.stdout
+    result = bad_result
+    assert (result.returncode, result.stdout) == (2, "")
+    lines = result.stderr.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [f"{bad}:9", f"{bad}:11"]
+
+
+def test_faults_of_the_user_are_one_sentence_each(tmp_path: Path) -> None:
+    cases = {
+        ("serve",): "--memory",
+        ("serve", "--memory", "huge"): "--memory",
+        ("serve", "--memory", "1M", "--listen", "nowhere"): "--listen",
+        ("serve", "--memory", "1M", "--log", "iser=loud"): "'loud' does not exist",
+        ("serve", str(tmp_path / "none.toml")): "cannot be read",
+        ("serve", str(tmp_path / "none.toml"), "--memory", "1M"): "goes without a configuration file",
+    }
+    for (arguments, words), result in zip(cases.items(), run_all(*cases), strict=True):
+        assert (result.returncode, result.stdout) == (2, ""), arguments
+        assert words in result.stderr
+        assert len(result.stderr.splitlines()) == 1, result.stderr
+
+
+def test_a_port_in_use_is_one_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run("serve", "--memory", "1M", "--listen", f"iser://127.0.0.1:{port}")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert str(port) in result.stderr
+    assert "in use" in result.stderr
+
+
+def test_help_needs_no_configuration() -> None:
+    for result in run_all((), ("--help",), ("serve", "--help")):
+        assert "Traceback" not in result.stderr
+        assert "serve" in result.stdout + result.stderr
+
+
+async def test_what_to_log_is_a_choice() -> None:
+    listen = ("--listen", "iser://127.0.0.1:0", "--log", "warning", "--log", "iser.target=debug")
+    async with started("--memory", "1M", *listen) as (process, (port,)):
+        peer = Peer()
+        await peer.connect(port)
+        await peer.datamover.close()
+        process.send_signal(signal.SIGTERM)
+        code, _, err = await ended(process)
+        assert code == 0
+        assert {line.split()[3] for line in err.splitlines()} == {"iser.target"}
