@@ -27,7 +27,7 @@ from iser.rdma.softiwarp.qp import SoftQueuePair
 from tests.rdma.softiwarp.support import ALL, Elements, buffer
 
 #: No waiting: the peers of these tests are our own.
-FAST = SoftIwarpOptions(first_fpdu_delay=0, nudge_delay=0, linger_timeout=0.3)
+FAST = SoftIwarpOptions(first_fpdu_delay=0, nudge_delay=0, linger_timeout=0.1)
 HOST = "127.0.0.1"
 
 
