@@ -4,24 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any, Final
 
-from initiator.bench.shapes import CORE_SHAPES, SHAPE_NAMES, SHAPES, lay
+from initiator.bench.shapes import CORE_SHAPES, COUNTS, SHAPE_NAMES, SHAPES, element_count, lay
 from initiator.options import MAX_QUEUE_DEPTH
 from iser.errors import UsageError
 from iser.sg import shape_of
 from iser.sg.planner import has_long_lived_keys
 from iser.sg.shape import SECTOR, SgClass
 
-__all__ = ["ALL_STRATEGIES", "CORE", "FULL", "MULTI_MR", "QUICK", "Axes", "Case", "cases_of", "is_legal"]
+__all__ = [
+    "ALL_STRATEGIES",
+    "CORE",
+    "FULL",
+    "MULTI_MR",
+    "QUICK",
+    "RAW_TCP",
+    "Axes",
+    "Case",
+    "cases_of",
+    "is_legal",
+    "run_lengths",
+]
 
 MULTI_MR: Final = "multi_mr"
+RAW_TCP: Final = "raw_tcp"  # no strategy: the same bytes over plain sockets
 ALL_STRATEGIES: Final = (
     "dma_key", "frwr", "indirect", "bounce", "bounce_pool", "mr512", MULTI_MR, "split", "immediate"
 )  # fmt: skip
 MAX_IMMEDIATE: Final = 8192  # bytes: a write that fits a command, as our target takes it
 MAX_MULTI_RUNS: Final = 240  # keys in one message of the benchmark's own protocol
 MAX_SPLIT_RUNS: Final = 2048
+_NO_KEYS: Final = ("immediate", RAW_TCP)
 _SEED: Final = 1  # legality does not depend on it
 
 
@@ -33,7 +48,11 @@ def _known(what: str, values: Iterable[str], choices: Sequence[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One cell of the matrix.  ``size`` in bytes; ``invalidate`` is who invalidates keys, ``local`` or ``remote``."""
+    """One cell of the matrix.
+
+    ``size`` in bytes; ``invalidate`` is who invalidates keys, ``local``, ``remote`` or, where none die, ``none``;
+    ``pool`` are the regions that ``multi_mr`` has, as a share of what the queue depth asks for.
+    """
 
     strategy: str
     shape: str
@@ -41,6 +60,7 @@ class Case:
     write: bool
     depth: int
     invalidate: str
+    pool: float = 1.0
 
     @property
     def group(self) -> tuple[str, int, bool, int]:
@@ -51,7 +71,8 @@ class Case:
     def key(self) -> str:
         """Names the case in a journal and in comparisons."""
         direction = "write" if self.write else "read"
-        return f"{self.strategy}/{self.shape}/{self.size}/{direction}/qd{self.depth}/{self.invalidate}"
+        pool = "" if self.pool == 1 else f"/pool{self.pool:g}"
+        return f"{self.strategy}/{self.shape}/{self.size}/{direction}/qd{self.depth}/{self.invalidate}{pool}"
 
     def to_json(self) -> dict[str, Any]:
         """Its fields."""
@@ -68,10 +89,11 @@ class Axes:
     strategies: Sequence[str] = ALL_STRATEGIES
     invalidate: Sequence[str] = ("remote",)
     directions: Sequence[str] = ("read", "write")
+    pools: Sequence[float] = (1.0,)
 
     def __post_init__(self) -> None:
-        _known("shape", self.shapes, SHAPE_NAMES)
-        _known("strategy", self.strategies, ALL_STRATEGIES)
+        _known("shape", [name for name in self.shapes if not element_count(name)], SHAPE_NAMES)
+        _known("strategy", self.strategies, (*ALL_STRATEGIES, RAW_TCP))
         _known("invalidate", self.invalidate, ("local", "remote"))
         _known("direction", self.directions, ("read", "write"))
         for size in self.sizes:
@@ -82,35 +104,50 @@ class Axes:
                 raise UsageError(f"depth {depth}: give 1 to {MAX_QUEUE_DEPTH}")
 
 
-QUICK: Final = Axes(("S0", "S2", "S8"), (4096, 65536), (8,))
-CORE: Final = Axes(CORE_SHAPES, (4096, 65536, 524288), (1, 32))
-FULL: Final = Axes(
-    SHAPE_NAMES,
-    (512, 4096, 16384, 65536, 262144, 524288, 1 << 20),
-    (1, 8, 32, 128),
-    invalidate=("remote", "local"),
+_COPY_OR_NOT: Final = ("frwr", "indirect", "bounce", "bounce_pool")
+#: What the goals of the project ask for, at their own queue depth.
+_GOALS: Final = (
+    Axes(("S0", "S4", "S5", "S8"), (524288,), (8,), _COPY_OR_NOT),
+    Axes(("S0",), (1 << 20,), (8,), ("frwr", RAW_TCP)),
+)
+_BOTH_SIDES: Final = Axes(("S0", "S8"), (65536,), (32,), _COPY_OR_NOT, ("local",))
+
+QUICK: Final = (Axes(("S0", "S2", "S8"), (4096, 65536), (8,)), *_GOALS)
+CORE: Final = (Axes(CORE_SHAPES, (4096, 65536, 524288), (1, 32)), *_GOALS, _BOTH_SIDES)
+FULL: Final = (
+    Axes(
+        SHAPE_NAMES,
+        (512, 4096, 16384, 65536, 262144, 524288, 1 << 20),
+        (1, 8, 32, 128),
+        invalidate=("remote", "local"),
+    ),
+    *_GOALS,
+    Axes(tuple(f"E{count}" for count in COUNTS), (65536,), (1, 32), ("indirect", "bounce", "bounce_pool")),
+    Axes(("S5", "S8"), (65536,), (1, 8, 32), (MULTI_MR,), pools=(0.5, 0.25)),
 )
 
 
-def cases_of(axes: Axes, *, embedded: bool) -> list[Case]:
-    """All legal cases, in the order to measure them.  ``multi_mr`` needs a peer of our own: only if ``embedded``."""
-    return [case for case in _product(axes) if is_legal(case) and (embedded or case.strategy != MULTI_MR)]
+def cases_of(plan: Sequence[Axes], *, embedded: bool) -> list[Case]:
+    """All legal cases of a plan, each once, those of one group together.
+
+    ``multi_mr`` and plain sockets need a peer of our own: only if ``embedded``.
+    """
+    groups: dict[tuple[str, int, bool, int], dict[Case, None]] = {}
+    for axes in plan:
+        for case in _product(axes):
+            if is_legal(case) and (embedded or case.strategy not in (MULTI_MR, RAW_TCP)):
+                groups.setdefault(case.group, {})[case] = None
+    return [case for group in groups.values() for case in group]
 
 
 def _product(axes: Axes) -> Iterator[Case]:
-    for size in axes.sizes:
-        for shape in axes.shapes:
-            for direction in axes.directions:
-                for depth in axes.depths:
-                    for invalidate in axes.invalidate:
-                        for strategy in axes.strategies:
-                            # Without keys to invalidate there is one way only.
-                            if strategy == "immediate" or (strategy != MULTI_MR and has_long_lived_keys(strategy)):
-                                if invalidate != axes.invalidate[0]:
-                                    continue
-                                yield Case(strategy, shape, size, direction == "write", depth, "none")
-                            else:
-                                yield Case(strategy, shape, size, direction == "write", depth, invalidate)
+    values = product(
+        axes.sizes, axes.shapes, axes.directions, axes.depths, axes.invalidate, axes.pools, axes.strategies
+    )
+    for size, shape, direction, depth, invalidate, pool, strategy in values:
+        # Without keys to invalidate there is one way only.
+        who = "none" if strategy in _NO_KEYS or (strategy != MULTI_MR and has_long_lived_keys(strategy)) else invalidate
+        yield Case(strategy, shape, size, direction == "write", depth, who, pool)
 
 
 def is_legal(case: Case) -> bool:
@@ -122,13 +159,15 @@ def is_legal(case: Case) -> bool:
             return False
         if info.read_only:
             return case.strategy in ("bounce", "bounce_pool")  # an overlapping destination must be copied
-    elif case.size < 65536:
+    elif case.size < 65536 and not element_count(case.shape):
         return False  # a mixture of lists of one element or two tells nothing
+    if case.strategy == RAW_TCP:
+        return case.shape == "S0"
     if case.strategy == "immediate":
         return case.write and case.size <= MAX_IMMEDIATE
     if case.strategy in ("indirect", "bounce", "bounce_pool"):
         return True
-    if info is None:
+    if info is None and not element_count(case.shape):
         return case.strategy == "frwr"  # falls back for part of the lists: what that costs is the question
     return _fits(case)
 
@@ -147,7 +186,7 @@ def _fits(case: Case) -> bool:
         case "multi_mr":
             return 0 < by_page.gaps < MAX_MULTI_RUNS
         case _:
-            runs = _run_lengths(layout.spans)
+            runs = run_lengths(layout.spans)
             return 1 < len(runs) <= MAX_SPLIT_RUNS and not any(length % SECTOR for length in runs)
 
 
@@ -161,7 +200,8 @@ class _Plain:
         self.length = length
 
 
-def _run_lengths(spans: list[tuple[int, int]]) -> list[int]:
+def run_lengths(spans: list[tuple[int, int]]) -> list[int]:
+    """Bytes of each stretch without gaps of a layout."""
     runs: list[int] = []
     end = -1
     for offset, length in spans:

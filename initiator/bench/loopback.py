@@ -19,7 +19,7 @@ from initiator.loopback import target_process
 from initiator.lun import Lun
 from iser.errors import ConnectionFailed
 
-__all__ = ["LARGE", "LARGE_DEPTH", "SMALL", "SMALL_DEPTHS", "run"]
+__all__ = ["LARGE", "LARGE_DEPTH", "SMALL", "SMALL_DEPTHS", "raw_throughput", "run"]
 
 LARGE: Final = 1 << 20  # bytes
 LARGE_DEPTH: Final = 8
@@ -35,7 +35,7 @@ async def run(seconds: float = 2.0) -> None:
     async with target_process() as url, await initiator.connect(url, queue_depth=max(SMALL_DEPTHS)) as lun:
         for name, direction, one in (("write", b"W", _write), ("read", b"R", _read)):
             count, rate = await _throughput(lun, one, seconds)
-            raw = await _raw_throughput(direction, count * LARGE)
+            raw = await raw_throughput(direction, count * LARGE)
             _say(
                 f"1 MiB {name:<5} QD {LARGE_DEPTH}   {rate / 1e6:8,.0f} MB/s"
                 f"   raw TCP {raw / 1e6:8,.0f} MB/s   ratio {rate / raw:.2f}"
@@ -96,7 +96,7 @@ async def _iops(lun: Lun, depth: int, seconds: float) -> float:
 # Raw TCP
 
 
-async def _raw_throughput(direction: bytes, length: int) -> float:
+async def raw_throughput(direction: bytes, length: int) -> float:
     """Bytes in a second of a plain TCP connection that moves ``length`` bytes in the same direction."""
     async with _raw_process() as port:
         return await asyncio.to_thread(_raw_client, port, direction, length)

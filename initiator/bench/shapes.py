@@ -7,11 +7,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 from iser.errors import UsageError
 
-__all__ = ["CORE_SHAPES", "MIX_FRACTIONS", "PAGE", "SHAPES", "SHAPE_NAMES", "Layout", "ShapeInfo", "lay"]
+__all__ = [
+    "CORE_SHAPES",
+    "COUNTS",
+    "MIX_FRACTIONS",
+    "PAGE",
+    "SHAPES",
+    "SHAPE_NAMES",
+    "Layout",
+    "ShapeInfo",
+    "element_count",
+    "lay",
+]
 
 PAGE: Final = 4096
 SECTOR: Final = 512
@@ -79,7 +91,7 @@ def _head_and_tail(size: int, randomness: random.Random) -> list[Span]:
 
 
 def _sectors(size: int, randomness: random.Random) -> list[Span]:
-    offsets = [slot + SECTOR * randomness.randrange(1, 8) for slot in _slots(size // SECTOR, randomness)]
+    offsets = [slot + SECTOR * randomness.randrange(1, 8) for slot in _slots(size // SECTOR, randomness, PAGE)]
     return _cut(offsets, [SECTOR] * len(offsets), size)
 
 
@@ -162,7 +174,23 @@ SHAPES: Final[dict[str, ShapeInfo]] = {
     "S12": ShapeInfo("a dummy page again and again", _dummy_page, read_only=True, smallest=4 * PAGE),
 }
 SHAPE_NAMES: Final = (*SHAPES, *(f"Smix({fraction:g})" for fraction in MIX_FRACTIONS))
+#: Shapes ``E1`` to ``E256`` are so many elements of equal length, for what one more of them costs.
+COUNTS: Final = (1, 2, 4, 5, 8, 16, 64, 128, 256)
 CORE_SHAPES: Final = ("S0", "S2", "S4", "S5", "S8", "S9")
+
+
+def element_count(name: str) -> int:
+    """How many elements a shape ``E<count>`` has; 0 for the name of any other shape."""
+    count = int(name[1:]) if name[:1] == "E" and name[1:].isdigit() else 0
+    return count if count in COUNTS else 0
+
+
+def _equal(count: int, size: int, randomness: random.Random) -> list[Span]:
+    """``count`` elements at odd addresses, of one length but for the last."""
+    length = size // count
+    slots = _slots(count, randomness, (length // PAGE + 2) * PAGE)
+    spans = [(slot + randomness.randrange(1, PAGE, 2), length) for slot in slots]
+    return [*spans[:-1], (spans[-1][0], size - length * (count - 1))]
 
 
 def lay(name: str, size: int, seed: int, serial: int = 0) -> Layout:
@@ -176,6 +204,9 @@ def lay(name: str, size: int, seed: int, serial: int = 0) -> Layout:
         fraction = float(name[5:-1])
         name = randomness.choice(("S4", "S8")) if randomness.random() < fraction else "S2"
     info = SHAPES.get(name)
+    count = element_count(name)
+    if count:
+        info = ShapeInfo(f"{count} elements", partial(_equal, count), smallest=PAGE)
     if info is None:
         raise UsageError(f"shape {name!r} does not exist; choose among {', '.join(SHAPE_NAMES)}")
     if size < info.smallest:

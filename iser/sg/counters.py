@@ -37,6 +37,11 @@ class RegistrationCounters:
             **{name.name: getattr(self, name.name) - getattr(earlier, name.name) for name in fields(self)}
         )
 
+    def add(self, other: RegistrationCounters) -> None:
+        """Take in the counts of another."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
     def copy(self) -> RegistrationCounters:
         """A snapshot."""
         return self.since(RegistrationCounters())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from iser.rdma.api import Access, LocalInv, MemoryRegion, RegMr
+from iser.rdma.api import Access, MemoryRegion, RegMr
 from iser.sg.pool import Arena, ArenaPool, BouncePool, RegionPool, Slot, SlotPool
 from iser.sg.sglist import SgList
 
@@ -34,7 +34,7 @@ class Registration:
 
     __slots__ = ("_bounce", "_bounces", "_pool", "_sg", "iova", "length", "long_lived", "region", "rkey", "work")
 
-    work: tuple[RegMr | LocalInv, ...]
+    work: tuple[RegMr, ...]
 
     def __init__(self, sg: SgList, direction: Direction, pool: RegionPool) -> None:
         self.long_lived = False
