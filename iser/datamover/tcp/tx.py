@@ -28,7 +28,7 @@ TX_WINDOW: Final = 1 << 20  # bytes built ahead of the socket
 GATHER_LIMIT: Final = (
     960  # pieces in one gather list; one PDU more stays below IOV_MAX but for long lists, which are cut
 )
-MAX_BACKLOG: Final = 4096  # items queued before nothing more is read from a peer that does not read
+MAX_BACKLOG: Final = 1024  # items queued before nothing more is read from a peer that does not read
 _IOV_MAX: Final = 1024
 _RESIDUAL_BITS: Final = 0x06  # O and U stand in the same place in a SCSI Response and in a Data-In
 
