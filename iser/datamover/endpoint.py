@@ -58,11 +58,15 @@ class Endpoint(Datamover):
         """
         receives += LOGIN_RECEIVES + EXTRA_RECEIVES
         self._device = device
-        self._pd = device.alloc_pd()
-        self._made.append(self._pd)
-        cq = device.create_cq(sends + receives, self._completed)
-        self._made.insert(0, cq)
-        self._qp = device.create_qp(self._pd, cq, QpCap(sends, receives))
+        try:
+            self._pd = device.alloc_pd()
+            self._made.append(self._pd)
+            cq = device.create_cq(sends + receives, self._completed)
+            self._made.insert(0, cq)
+            self._qp = device.create_qp(self._pd, cq, QpCap(sends, receives))
+        except BaseException:
+            self._release()
+            raise
         self._qp.on_disconnect = self._disconnected
         self._post_receives(LOGIN_RECEIVES)
         return self._qp

@@ -52,8 +52,8 @@ class IserTarget(Endpoint, TargetDatamover):
             responder_resources=min(request.info.responder_resources, limits.max_qp_rd_atom),
             initiator_depth=min(request.info.initiator_depth, limits.max_qp_init_rd_atom),
         )
+        qp = self.setup(request.device, queue_depth + data_receives, sends)
         try:
-            qp = self.setup(request.device, queue_depth + data_receives, sends)
             await request.accept(qp, params)
         except BaseException:
             await self.close()

@@ -24,7 +24,7 @@ from iser.rdma.verbs.library import Pyverbs, device_error, event_descriptors, lo
 from iser.rdma.verbs.memory import VerbsProtectionDomain
 from iser.rdma.verbs.mlx5 import Mlx5, open_mlx5
 from iser.rdma.verbs.mrcache import PAGE, RawRegion
-from iser.rdma.verbs.options import VerbsOptions
+from iser.rdma.verbs.options import MIN_SEND_DEPTH, VerbsOptions
 from iser.rdma.verbs.qp import VerbsQueuePair
 
 __all__ = ["MAX_MESSAGE", "VerbsDevice", "node_type", "read_attributes"]
@@ -68,13 +68,14 @@ class VerbsDevice(Device):
     def create_cq(self, depth: int, handler: CompletionHandler) -> CompletionQueue:
         if depth < 1:
             raise ResourceError(f"a completion queue of {depth}: give at least 1")
-        return VerbsCompletionQueue(self, min(depth, self.attributes.max_cqe, MAX_CQE), handler)
+        return VerbsCompletionQueue(
+            self, min(max(depth, 2 * MIN_SEND_DEPTH), self.attributes.max_cqe, MAX_CQE), handler
+        )
 
     def create_qp(self, pd: ProtectionDomain, cq: CompletionQueue, cap: QpCap) -> QueuePair:
         if not isinstance(pd, VerbsProtectionDomain) or not isinstance(cq, VerbsCompletionQueue):
             raise UsageError("the protection domain and the completion queue must be of this device")
-        limit = self.attributes.max_qp_wr
-        room = min(limit, cq.depth - self.options.send_depth)
+        room = min(self.attributes.max_qp_wr, cq.depth - MIN_SEND_DEPTH)
         if not 1 <= cap.max_recv_wr <= room or cap.max_send_wr < 1:
             raise ResourceError(
                 f"a queue pair of {cap.max_send_wr} and {cap.max_recv_wr}: {self.name} has 1 to {room} receives here; "

@@ -8,10 +8,11 @@ from typing import Final
 from iser.errors import UsageError
 from iser.rdma.verbs.mrcache import DEFAULT_CACHE
 
-__all__ = ["FLUSH_TIMEOUT", "SEND_DEPTH", "SIGNAL_INTERVAL", "VerbsOptions"]
+__all__ = ["FLUSH_TIMEOUT", "MIN_SEND_DEPTH", "SEND_DEPTH", "SIGNAL_INTERVAL", "VerbsOptions"]
 
 SEND_DEPTH: Final = 512  # work requests in the device's send queue; what is posted beyond waits in ours
 SIGNAL_INTERVAL: Final = 16  # at least each so many requests ask for a completion, which frees those before it
+MIN_SEND_DEPTH: Final = 2 * SIGNAL_INTERVAL  # else the device's queue could be full without a completion to come
 FLUSH_TIMEOUT: Final = 0.5  # seconds for the device to flush a dead queue pair; not every device flushes everything
 
 
@@ -31,7 +32,7 @@ class VerbsOptions:
     send_depth: int = SEND_DEPTH
 
     def __post_init__(self) -> None:
-        if self.send_depth < 2 * SIGNAL_INTERVAL:
-            raise UsageError(f"send_depth = {self.send_depth}: give at least {2 * SIGNAL_INTERVAL}")
+        if self.send_depth < MIN_SEND_DEPTH:
+            raise UsageError(f"send_depth = {self.send_depth}: give at least {MIN_SEND_DEPTH}")
         if self.inline < 0 or self.cache_bytes < 0:
             raise UsageError("inline and cache_bytes cannot be negative")

@@ -59,7 +59,7 @@ from iser.rdma.verbs.events import CmId
 from iser.rdma.verbs.library import device_error
 from iser.rdma.verbs.memory import Hold, Slot, VerbsMemoryRegion, VerbsProtectionDomain
 from iser.rdma.verbs.mlx5 import INLINE_BYTES, IndirectRegion
-from iser.rdma.verbs.options import FLUSH_TIMEOUT, SIGNAL_INTERVAL
+from iser.rdma.verbs.options import FLUSH_TIMEOUT, MIN_SEND_DEPTH, SIGNAL_INTERVAL
 from iser.rdma.verbs.rdmacm import CmEvent, QpAttr
 from iser.rdma.verbs.split import Element, split
 
@@ -147,7 +147,8 @@ class VerbsQueuePair(QueuePair):
         attributes = device.attributes
         self._max_sge = min(attributes.max_sge, MAX_SGE)
         self._max_sge_rd = min(attributes.max_sge_rd, self._max_sge)
-        self._credits = min(device.options.send_depth, attributes.max_qp_wr)
+        wanted = max(MIN_SEND_DEPTH, min(device.options.send_depth, cap.max_send_wr))
+        self._credits = min(wanted, attributes.max_qp_wr, cq.depth - cap.max_recv_wr)
         self._raw, self._inline = self._make()
         self.number: int = self._raw.qp_num
         pyverbs = device.pyverbs
@@ -501,7 +502,7 @@ class VerbsQueuePair(QueuePair):
             opcode=opcode,
             num_sge=count,
             imm_data=rkey if opcode == OP_SEND_WITH_INV else 0,
-            sg=self._sges[:count],
+            sg=self._sges[:count] if count else None,
             send_flags=flags,
         )
         try:

@@ -144,7 +144,7 @@ def test_values_of_every_kind(tmp_path: Path) -> None:
         ),
         ('crc = "auto"', 'crc = "yes"', "6: rnic.crc: is 'yes'; it has to be true, false or 'auto'"),
         ('crc = "auto"', "segment = 0", "6: rnic.segment: is 0; it has to be 'auto', 'mss' or 128 to 65535 bytes"),
-        ('crc = "auto"', 'provider = "mlx"', "6: rnic.provider: is 'mlx'; it has to be 'softiwarp'"),
+        ('crc = "auto"', 'provider = "mlx"', "6: rnic.provider: is 'mlx'; it has to be 'auto', 'verbs' or 'softiwarp'"),
         ("iqn.2026-11.demo:disk", "disk", "8: target[0].name: 'disk' is not an iSCSI name; write 'iqn."),
         ("iqn.2026-11.demo:disk", "iqn.2026-11.Demo:x", "8: target[0].name: the iSCSI name 'iqn.2026-11.Demo:x' has"),
         ('name = "iqn.2026-11.demo:disk"', "", "7: target[0].name: is missing; add name ="),
