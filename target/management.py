@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -29,6 +30,7 @@ class TaskManager:
     def __init__(self, device: TargetDevice, sessions: dict[Session, Nexus]) -> None:
         self._device = device
         self._sessions = sessions
+        device.abort_tasks = self._abort_tasks_of
 
     def manage(self, session: Session, bhs: TaskManagementRequest, done: Callable[[int], None]) -> None:
         """Begin a function for ``session``; ``done`` gets the response code when the last task touched has ended."""
@@ -82,8 +84,16 @@ class TaskManager:
         for unit in units:
             for other, tasks in hit.items():
                 tasks.extend(self._tasks_on(other, unit))
-            self._device.lun_reset(unit, self._sessions.get(session))
+            self._device.lun_reset(unit)
         _drop_all(hit, done)
+
+    async def _abort_tasks_of(self, unit: LogicalUnit, nexuses: Sequence[Nexus]) -> None:
+        """End what ``nexuses`` run on ``unit``: PREEMPT AND ABORT wants that done before it is answered."""
+        victims = set(nexuses)
+        hit = {session: self._tasks_on(session, unit) for session, nexus in self._sessions.items() if nexus in victims}
+        over: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        _drop_all(hit, over.set_result)
+        await over
 
     def _cold(self, done: Callable[[int], None], code: int) -> None:
         """A cold reset ends every session behind its answer (RFC 7143 section 11.5.1)."""

@@ -54,6 +54,7 @@ _TRANSFER_6 = struct.Struct(">BBHBx")
 _TRANSFER_10 = struct.Struct(">BBIxHx")
 _TRANSFER_12 = struct.Struct(">BBIIxx")
 _TRANSFER_16 = struct.Struct(">BBQIxx")
+_ATOMIC_16 = struct.Struct(">BBQHHxx")  # the atomic boundary before the length
 _LENGTHS = (6, 10, 10, 0, 16, 12, 0, 0)  # by the group code, the top three bits of the operation code
 
 
@@ -106,6 +107,16 @@ def _parse_16(cdb: bytes) -> tuple[int, int, int]:
     return _TRANSFER_16.unpack_from(cdb)[1:]
 
 
+def _parse_atomic(cdb: bytes) -> tuple[int, int, int]:
+    flags, lba, _, blocks = _ATOMIC_16.unpack_from(cdb)[1:]
+    return flags, lba, blocks
+
+
+def _parse_compare(cdb: bytes) -> tuple[int, int, int]:
+    flags, lba, _ = _parse_16(cdb)
+    return flags, lba, cdb[13]
+
+
 #: How to take (flags, lba, blocks) from the CDB of each media command: plain tuples, for this runs once per I/O.
 TRANSFER_PARSERS: Final[dict[int, Callable[[bytes], tuple[int, int, int]]]] = {
     Opcode.READ_6: _parse_6,
@@ -113,13 +124,23 @@ TRANSFER_PARSERS: Final[dict[int, Callable[[bytes], tuple[int, int, int]]]] = {
     Opcode.READ_10: _parse_10,
     Opcode.WRITE_10: _parse_10,
     Opcode.VERIFY_10: _parse_10,
+    Opcode.WRITE_AND_VERIFY_10: _parse_10,
+    Opcode.WRITE_SAME_10: _parse_10,
+    Opcode.PRE_FETCH_10: _parse_10,
     Opcode.SYNCHRONIZE_CACHE_10: _parse_10,
     Opcode.READ_12: _parse_12,
     Opcode.WRITE_12: _parse_12,
     Opcode.VERIFY_12: _parse_12,
+    Opcode.WRITE_AND_VERIFY_12: _parse_12,
     Opcode.READ_16: _parse_16,
     Opcode.WRITE_16: _parse_16,
     Opcode.VERIFY_16: _parse_16,
+    Opcode.WRITE_AND_VERIFY_16: _parse_16,
+    Opcode.WRITE_SAME_16: _parse_16,
+    Opcode.ORWRITE_16: _parse_16,
+    Opcode.PRE_FETCH_16: _parse_16,
+    Opcode.WRITE_ATOMIC_16: _parse_atomic,
+    Opcode.COMPARE_AND_WRITE: _parse_compare,
     Opcode.SYNCHRONIZE_CACHE_16: _parse_16,
 }
 

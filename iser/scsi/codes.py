@@ -11,11 +11,13 @@ __all__ = [
     "BUS_DEVICE_RESET",
     "CAPACITY_CHANGED",
     "COMMANDS_CLEARED",
+    "COPY_ABORTED",
     "COPY_TARGET_NOT_REACHABLE",
     "INSUFFICIENT_RESERVATION_RESOURCES",
     "INTERNAL_FAILURE",
     "INVALID_FIELD_IN_CDB",
     "INVALID_INFORMATION_UNIT",
+    "INVALID_MESSAGE",
     "INVALID_OPCODE",
     "INVALID_PARAMETER",
     "INVALID_RELEASE",
@@ -33,6 +35,7 @@ __all__ = [
     "REGISTRATIONS_PREEMPTED",
     "RESERVATIONS_PREEMPTED",
     "RESERVATIONS_RELEASED",
+    "SANITIZE_FAILED",
     "SANITIZE_IN_PROGRESS",
     "SAVING_NOT_SUPPORTED",
     "SOFTWARE_WRITE_PROTECTED",
@@ -88,6 +91,9 @@ RESERVATIONS_PREEMPTED: Final = SenseCode(SenseKey.UNIT_ATTENTION, 0x2A, 0x03)
 RESERVATIONS_RELEASED: Final = SenseCode(SenseKey.UNIT_ATTENTION, 0x2A, 0x04)
 REGISTRATIONS_PREEMPTED: Final = SenseCode(SenseKey.UNIT_ATTENTION, 0x2A, 0x05)
 CAPACITY_CHANGED: Final = SenseCode(SenseKey.UNIT_ATTENTION, 0x2A, 0x09)
+SANITIZE_FAILED: Final = SenseCode(SenseKey.MEDIUM_ERROR, 0x31, 0x03)
+COPY_ABORTED: Final = SenseCode(SenseKey.COPY_ABORTED, 0x00, 0x00)
+INVALID_MESSAGE: Final = SenseCode(SenseKey.ABORTED_COMMAND, 0x49, 0x00)
 NO_MEDIUM: Final = SenseCode(SenseKey.NOT_READY, 0x3A, 0x00)
 MEDIUM_REMOVAL_PREVENTED: Final = SenseCode(SenseKey.ILLEGAL_REQUEST, 0x53, 0x02)
 INSUFFICIENT_RESERVATION_RESOURCES: Final = SenseCode(SenseKey.ILLEGAL_REQUEST, 0x55, 0x02)
@@ -148,6 +154,7 @@ ASC_NAMES: Final[dict[tuple[int, int], str]] = {
     (0x2F, 0x00): "commands cleared by another initiator",
     (0x30, 0x00): "incompatible medium",
     (0x31, 0x00): "medium format corrupted",
+    (0x31, 0x03): "sanitize failed",
     (0x38, 0x07): "thin provisioning soft threshold reached",
     (0x39, 0x00): "saving parameters is not supported",
     (0x3A, 0x00): "no medium",

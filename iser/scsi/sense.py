@@ -23,6 +23,7 @@ _INFORMATION = struct.Struct(">BBBxQ")
 _SKS_DESCRIPTOR = struct.Struct(">BB2xBHx")
 _INFORMATION_END = 7
 _VALID = 0x80
+_SKSV = 0x80
 _SKSV_IN_CDB = 0xC0
 _TYPE_INFORMATION = 0x00
 _TYPE_SKS = 0x02
@@ -57,28 +58,43 @@ class Sense(NamedTuple):
 
 
 def build_sense(
-    code: SenseCode, *, information: int | None = None, field: int | None = None, descriptor: bool = False
+    code: SenseCode,
+    *,
+    information: int | None = None,
+    field: int | None = None,
+    parameter: int | None = None,
+    progress: int | None = None,
+    descriptor: bool = False,
 ) -> bytes:
     """Current-error sense data for ``code``: 18 bytes fixed, or 8 to 28 bytes in descriptor format.
 
-    ``information`` above 32 bits does not fit the fixed format and is left out there, as SPC-4 4.5.3 demands.
+    At most one of: ``field``, the byte of the CDB at fault; ``parameter``, the one of the parameter list; ``progress``,
+    how far an operation has come, of 65536.  ``information`` above 32 bits does not fit the fixed format and is left
+    out there, as SPC-4 4.5.3 demands.
     """
+    specific = _specific(field, parameter if progress is None else min(progress, 0xFFFF))
     if descriptor:
-        return _build_descriptor(code, information, field)
+        return _build_descriptor(code, information, specific)
     if information is None or information > 0xFFFFFFFF:
         response, information = 0x70, 0
     else:
         response = 0x70 | _VALID
-    sks, pointer = (0, 0) if field is None else (_SKSV_IN_CDB, field)
-    return _FIXED.pack(response, code.key, information, 10, code.asc, code.ascq, sks, pointer)
+    return _FIXED.pack(response, code.key, information, 10, code.asc, code.ascq, *(specific or (0, 0)))
 
 
-def _build_descriptor(code: SenseCode, information: int | None, field: int | None) -> bytes:
+def _specific(field: int | None, value: int | None) -> tuple[int, int] | None:
+    """The sense-key specific flags and value."""
+    if field is not None:
+        return _SKSV_IN_CDB, field
+    return None if value is None else (_SKSV, value)
+
+
+def _build_descriptor(code: SenseCode, information: int | None, specific: tuple[int, int] | None) -> bytes:
     tail = b""
     if information is not None:
         tail += _INFORMATION.pack(_TYPE_INFORMATION, 10, _VALID, information)
-    if field is not None:
-        tail += _SKS_DESCRIPTOR.pack(_TYPE_SKS, 6, _SKSV_IN_CDB, field)
+    if specific is not None:
+        tail += _SKS_DESCRIPTOR.pack(_TYPE_SKS, 6, *specific)
     return _DESCRIPTOR_HEADER.pack(0x72, code.key, code.asc, code.ascq, len(tail)) + tail
 
 

@@ -26,8 +26,9 @@ class BackendCap(IntFlag):
     NONE = 0
     VIEWS = 1  # views() gives the bytes themselves
     WRITE_CACHE = 2  # a finished write may be lost until flush() or FUA
-    DISCARD = 4  # discard() gives the space back, and extents() tells where there is none
+    DISCARD = 4  # extents() tells where there is no space behind the blocks, and discard() makes it so
     RESIZE = 8  # resize() works
+    ATOMIC = 16  # update() leaves all of its bytes or none, whatever happens
 
 
 class Extent(NamedTuple):

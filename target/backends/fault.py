@@ -60,7 +60,7 @@ class FaultFilter(Backend):
         self.block_size = inner.block_size
         self.blocks = inner.blocks
         self.read_only = inner.read_only
-        self.capabilities = inner.capabilities & ~BackendCap.VIEWS
+        self.capabilities = inner.capabilities & ~(BackendCap.VIEWS | BackendCap.ATOMIC)
         if any(fault.on is Operation.FLUSH for fault in faults):
             self.capabilities |= BackendCap.WRITE_CACHE
         self.name = inner.name

@@ -68,7 +68,7 @@ class FileBackend(Backend):
             self.blocks = _usable(self._fd, self.name, size, create=not read_only) // block_size
             if not self.blocks:
                 raise UsageError(f"{self.name} is smaller than one block of {block_size} bytes; give a size")
-            if not read_only and self._punches():
+            if read_only or self._punches():
                 self.capabilities |= BackendCap.DISCARD
         except BaseException:
             os.close(self._fd)

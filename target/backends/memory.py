@@ -41,7 +41,7 @@ class MemoryBackend(Backend):
         self.block_size = block_size
         self.blocks = size // block_size
         self.read_only = read_only
-        self.capabilities = BackendCap.VIEWS | (BackendCap.NONE if read_only else BackendCap.DISCARD)
+        self.capabilities = BackendCap.VIEWS | BackendCap.DISCARD | BackendCap.ATOMIC
         self.name = name
         try:
             self._map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

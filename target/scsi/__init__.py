@@ -5,7 +5,8 @@ from __future__ import annotations
 from target.scsi.device import TargetDevice
 from target.scsi.nexus import Nexus
 from target.scsi.plan import GOOD, Async, Done, Plan, ReadMedia, ScsiTask, WriteMedia
-from target.scsi.unit import Identity, LogicalUnit, complete_error
+from target.scsi.store import ReservationStore
+from target.scsi.unit import Identity, LogicalUnit, UnitOptions, complete_error
 
 __all__ = [
     "GOOD",
@@ -16,8 +17,10 @@ __all__ = [
     "Nexus",
     "Plan",
     "ReadMedia",
+    "ReservationStore",
     "ScsiTask",
     "TargetDevice",
+    "UnitOptions",
     "WriteMedia",
     "complete_error",
 ]

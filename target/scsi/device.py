@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from iser.errors import BackendError, UsageError
@@ -12,17 +12,19 @@ from iser.scsi.codes import (
     BUS_DEVICE_RESET,
     COMMANDS_CLEARED,
     INVALID_FIELD_IN_CDB,
+    INVALID_MESSAGE,
     INVALID_OPCODE,
     LUN_NOT_SUPPORTED,
     NO_SENSE,
+    SANITIZE_IN_PROGRESS,
     SenseCode,
 )
 from iser.scsi.const import Opcode, Status
 from iser.scsi.lun import REPORT_LUNS_WLUN, build_lun_list, lun_forms
 from iser.scsi.sense import build_sense
-from target.scsi.commands import COMMANDS
+from target.scsi.commands import CONTROL_BYTE, Need, handlers, row_of
+from target.scsi.gate import gate
 from target.scsi.inquiry import no_unit_inquiry
-from target.scsi.media import Handler
 from target.scsi.nexus import Nexus
 from target.scsi.plan import Done, Plan, ScsiTask
 from target.scsi.unit import Identity, LogicalUnit, complete_error
@@ -35,6 +37,8 @@ MAX_LUNS: Final = 1024
 #: Commands that a waiting unit attention does not stop (SAM-5 5.14).
 _PASS_ATTENTION = frozenset((Opcode.INQUIRY, Opcode.REPORT_LUNS, Opcode.REQUEST_SENSE))
 _DESC = 0x01
+_NACA = 0x04
+_TASK_ATTRIBUTE_ACA = 4
 _WELL_KNOWN_ONLY = 1
 _KNOWN_SELECTS = (0, 1, 2)
 
@@ -54,19 +58,32 @@ class TargetDevice:
         self._identity = Identity.derive(name, 0)
         self._lun_list = build_lun_list(self.luns)
         self._nexuses: set[Nexus] = set()
-        self._handlers: dict[int, Handler] = {command.opcode: command.handler for command in COMMANDS}
+        self._handlers = handlers()
         self._handlers[Opcode.REQUEST_SENSE] = self._request_sense
         self._handlers[Opcode.REPORT_LUNS] = self._report_luns_of_unit
+        #: Ends the tasks of nexuses on a unit; set by whoever runs them, for PREEMPT AND ABORT.
+        self.abort_tasks: Callable[[LogicalUnit, Sequence[Nexus]], Awaitable[None]] | None = None
+        for unit in self.luns.values():
+            unit.neighbours = self.luns.values
+            unit.abort_tasks = self._abort_tasks
+
+    async def _abort_tasks(self, unit: LogicalUnit, nexuses: Sequence[Nexus]) -> None:
+        if self.abort_tasks is not None:
+            await self.abort_tasks(unit, nexuses)
 
     def attach(self, name: str) -> Nexus:
         """A new I_T nexus; its first command to each unit will find POWER ON.  Give it back to :meth:`detach`."""
         nexus = Nexus(name, self.luns.values())
         self._nexuses.add(nexus)
+        for unit in self.luns.values():
+            unit.nexuses.add(nexus)
         return nexus
 
     def detach(self, nexus: Nexus) -> None:
         """The nexus is lost.  Idempotent."""
         self._nexuses.discard(nexus)
+        for unit in self.luns.values():
+            unit.forget(nexus)
 
     def unit(self, lun_field: int) -> LogicalUnit | None:
         """The logical unit that the 64-bit LUN field addresses."""
@@ -77,7 +94,14 @@ class TargetDevice:
         cdb = task.cdb
         unit = self._units.get(task.lun)
         handler = self._handlers.get(cdb[0]) if len(cdb) >= 16 else None
-        if unit is None or handler is None or task.nexus.pending:
+        if (
+            unit is None
+            or handler is None
+            or unit.gated
+            or task.nexus.pending
+            or cdb[CONTROL_BYTE[cdb[0]]] & _NACA
+            or task.attr == _TASK_ATTRIBUTE_ACA
+        ):
             return self._start_checked(unit, task)
         return handler(unit, task)
 
@@ -95,7 +119,20 @@ class TargetDevice:
             return unit.check(INVALID_OPCODE, field=0)
         if len(task.cdb) < cdb_length(opcode):
             return unit.check(INVALID_FIELD_IN_CDB, field=len(task.cdb))
-        return handler(unit, task)
+        return self._stopped(unit, task) or handler(unit, task)
+
+    def _stopped(self, unit: LogicalUnit, task: ScsiTask) -> Done | None:
+        """What stops a command that is well-formed: an ACA, which no unit has, or the state of the unit."""
+        control = CONTROL_BYTE[task.cdb[0]]
+        if task.attr == _TASK_ATTRIBUTE_ACA:
+            return unit.check(INVALID_MESSAGE)
+        if len(task.cdb) > control and task.cdb[control] & _NACA:
+            return unit.check(INVALID_FIELD_IN_CDB, field=control)
+        row = row_of(task.cdb)
+        if not unit.gated or row is None:
+            return None
+        medium, sanitize = bool(row.need & Need.MEDIUM), not row.need & Need.IDLE
+        return gate(unit, task.nexus, row.opcode, row.access, medium=medium, sanitize=sanitize)
 
     def _no_unit(self, opcode: int, task: ScsiTask) -> Done:
         """What a LUN that is not there answers (SPC-4 6.6.2, 6.33, 6.39)."""
@@ -109,8 +146,11 @@ class TargetDevice:
         return Done(Status.CHECK_CONDITION, build_sense(LUN_NOT_SUPPORTED))
 
     def _request_sense(self, unit: LogicalUnit, task: ScsiTask) -> Plan:
-        """Sense travels with the status, so all there can be is a unit attention, which this takes."""
-        return _sense_data(task, task.nexus.take_attention(unit) or NO_SENSE)
+        """Sense travels with the status, so there is a unit attention, which this takes, or the unit's own state."""
+        code = task.nexus.take_attention(unit)
+        if code is None and unit.sanitizing is not None and not unit.sanitizing.failed:
+            return _sense_data(task, SANITIZE_IN_PROGRESS, unit.sanitizing.progress)
+        return _sense_data(task, code or NO_SENSE)
 
     def _report_luns_of_unit(self, unit: LogicalUnit, task: ScsiTask) -> Plan:
         return self._report_luns(task, descriptor=unit.descriptor_sense)
@@ -123,16 +163,18 @@ class TargetDevice:
         data = build_lun_list(()) if select == _WELL_KNOWN_ONLY else self._lun_list
         return Done(data_in=data[: int.from_bytes(task.cdb[6:10], "big")])
 
-    def lun_reset(self, unit: LogicalUnit, by: Nexus | None = None) -> None:
-        """Tell every nexus but ``by`` that ``unit`` was reset.  Ending its tasks is the session layer's."""
-        for nexus in self._nexuses:
-            if nexus is not by:
-                nexus.raise_attention(unit, BUS_DEVICE_RESET)
+    def lun_reset(self, unit: LogicalUnit) -> None:
+        """Reset ``unit`` and tell every nexus, also the one that asked for it (SAM-5 6.3.3).
 
-    def target_reset(self, by: Nexus | None = None) -> None:
+        Ending its tasks is the session layer's.
+        """
+        unit.reset()
+        unit.attention(BUS_DEVICE_RESET)
+
+    def target_reset(self) -> None:
         """:meth:`lun_reset` of every unit."""
         for unit in self.luns.values():
-            self.lun_reset(unit, by)
+            self.lun_reset(unit)
 
     def commands_cleared(self, unit: LogicalUnit, victims: Iterable[Nexus]) -> None:
         """Tell ``victims`` that another initiator ended their tasks on ``unit`` (CLEAR TASK SET)."""
@@ -145,12 +187,13 @@ class TargetDevice:
 
     async def close(self) -> None:
         """Close every backend, all of them even if one fails; raises the first BackendError."""
-        results = await asyncio.gather(*(unit.backend.close() for unit in self.luns.values()), return_exceptions=True)
+        results = await asyncio.gather(*(unit.close() for unit in self.luns.values()), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
 
 
-def _sense_data(task: ScsiTask, code: SenseCode) -> Done:
+def _sense_data(task: ScsiTask, code: SenseCode, progress: int | None = None) -> Done:
     """``code`` as the data of REQUEST SENSE, in the format that its DESC bit asks for."""
-    return Done(data_in=build_sense(code, descriptor=bool(task.cdb[1] & _DESC))[: task.cdb[4]])
+    sense = build_sense(code, progress=progress, descriptor=bool(task.cdb[1] & _DESC))
+    return Done(data_in=sense[: task.cdb[4]])

@@ -9,10 +9,17 @@ from typing import Final
 from iser.scsi.cdb import parse_inquiry
 from iser.scsi.codes import INVALID_FIELD_IN_CDB
 from iser.scsi.const import VpdPage
+from target.backends.base import BackendCap
+from target.scsi.modify import MAX_COMPARE, MAX_WRITE_SAME
 from target.scsi.plan import Done, Plan, ScsiTask
+from target.scsi.provisioning import MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS
 from target.scsi.unit import Identity, LogicalUnit
 
-__all__ = ["inquiry", "no_unit_inquiry"]
+__all__ = ["PORT_GROUP", "RELATIVE_PORT", "inquiry", "no_unit_inquiry"]
+
+#: The target port group of every port, and the one port that there is.
+PORT_GROUP: Final = 1
+RELATIVE_PORT: Final = 1
 
 #: Qualifier 011b, type 1Fh: no logical unit can be here (SPC-4 6.6.2).
 NO_UNIT: Final = 0x7F
@@ -26,16 +33,26 @@ _CMDQUE = 0x02
 _VERSIONS = (0x00A0, 0x0460, 0x04C0, 0x0960, 0, 0, 0, 0)
 
 _BINARY, _ASCII, _UTF8 = 1, 2, 3  # code sets of a designator
-_T10, _NAA, _RELATIVE_PORT, _NAME = 1, 3, 4, 8  # designator types
+_T10, _NAA, _RELATIVE_PORT, _PORT_GROUP, _NAME = 1, 3, 4, 5, 8  # designator types
 _OF_PORT = 0x10
 _OF_DEVICE = 0x20
 _PIV_ISCSI = 0x50  # protocol identifier, in the high half of a designator's first byte
 _PIV = 0x80
-_PORT_GROUP = 1
 
 _OPTIMAL_BYTES = 128 << 10
 _GRANULARITY_BYTES = 4096
 _NON_ROTATING = 1
+_WABEREQ_COMPLETES = 0x40  # after BLOCK ERASE, reads go on without an error
+_LBPU, _LBPWS, _LBPWS10, _LBPRZ = 0x80, 0x40, 0x20, 0x04
+_THIN = 0x02
+_RMB = 0x80
+_TPGS_IMPLICIT = 0x10
+_3PC = 0x08
+_WSNZ = 0x01
+_UGAVALID = 1 << 31
+_HEADSUP, _SIMPSUP = 0x04, 0x01
+_V_SUP = 0x01
+_LUICLR = 0x01
 
 
 def inquiry(lu: LogicalUnit, task: ScsiTask) -> Plan:
@@ -50,7 +67,7 @@ def inquiry(lu: LogicalUnit, task: ScsiTask) -> Plan:
     elif fields.page:
         return lu.check(INVALID_FIELD_IN_CDB, field=2)
     else:
-        data = _standard(0, lu.identity)
+        data = _standard(0, lu.identity, removable=lu.options.removable)
     return Done(data_in=data[: fields.allocation_length])
 
 
@@ -59,10 +76,11 @@ def no_unit_inquiry(identity: Identity, task: ScsiTask) -> Done:
     return Done(data_in=_standard(NO_UNIT, identity)[: parse_inquiry(task.cdb).allocation_length])
 
 
-def _standard(peripheral: int, identity: Identity) -> bytes:
+def _standard(peripheral: int, identity: Identity, *, removable: bool = False) -> bytes:
     texts = (_text(identity.vendor, 8), _text(identity.product, 16), _text(identity.revision, 4))
     more = _STANDARD.size - 5
-    head = (peripheral, 0, _VERSION_SPC4, _HISUP_FORMAT_2, more, 0, _MULTIP, _CMDQUE)
+    medium = _RMB if removable else 0
+    head = (peripheral, medium, _VERSION_SPC4, _HISUP_FORMAT_2, more, _TPGS_IMPLICIT | _3PC, _MULTIP, _CMDQUE)
     return _STANDARD.pack(*head, *texts, bytes(20), *_VERSIONS)
 
 
@@ -86,12 +104,13 @@ def _designator(code_set: int, kind: int, value: bytes) -> bytes:
 def _identification(lu: LogicalUnit) -> bytes:
     """The unit by NAA and T10 name, then the port and the device it was reached through."""
     identity = lu.identity
-    port = f"{identity.port},t,0x{_PORT_GROUP:04x}"
+    port = f"{identity.port},t,0x{PORT_GROUP:04x}"
     return b"".join(
         (
             _designator(_BINARY, _NAA, identity.naa.to_bytes(8, "big")),
             _designator(_ASCII, _T10, _text(identity.vendor, 8) + _serial(lu)),
-            _designator(_PIV_ISCSI | _BINARY, _PIV | _OF_PORT | _RELATIVE_PORT, struct.pack(">HH", 0, _PORT_GROUP)),
+            _designator(_PIV_ISCSI | _BINARY, _PIV | _OF_PORT | _RELATIVE_PORT, struct.pack(">HH", 0, RELATIVE_PORT)),
+            _designator(_PIV_ISCSI | _BINARY, _PIV | _OF_PORT | _PORT_GROUP, struct.pack(">HH", 0, PORT_GROUP)),
             _designator(_PIV_ISCSI | _UTF8, _PIV | _OF_PORT | _NAME, _name(port)),
             _designator(_PIV_ISCSI | _UTF8, _PIV | _OF_DEVICE | _NAME, _name(identity.port)),
         )
@@ -104,26 +123,39 @@ def _name(text: str) -> bytes:
     return raw + bytes(-len(raw) % 4)
 
 
+def _extended(lu: LogicalUnit) -> bytes:
+    """Head of queue and simple tasks; a volatile cache where the backend has one; no protection information."""
+    volatile = _V_SUP if lu.backend.capabilities & BackendCap.WRITE_CACHE else 0
+    return struct.pack(">xBBB56x", _HEADSUP | _SIMPSUP, volatile, _LUICLR)
+
+
 def _block_limits(lu: LogicalUnit) -> bytes:
-    granularity = max(1, _GRANULARITY_BYTES >> lu.shift)
+    physical = 1 << lu.physical_exponent
+    granularity = max(physical, _GRANULARITY_BYTES >> lu.shift)
     optimal = min(lu.max_blocks, _OPTIMAL_BYTES >> lu.shift)
-    return struct.pack(">BBHII48x", 0, 0, granularity, lu.max_blocks, optimal)
+    transfers = struct.pack(">HIII", granularity, lu.max_blocks, optimal, 0)
+    unmap = (MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS, granularity, _UGAVALID) if lu.thin else (0, 0, 0, 0)
+    atomic = (0, 0, 0)
+    if lu.backend.capabilities & BackendCap.ATOMIC:
+        atomic = (min(lu.max_parameter_blocks, 0xFFFF), physical, physical)
+    head = bytes((_WSNZ if lu.thin else 0, MAX_COMPARE))
+    return head + transfers + struct.pack(">IIIIQ3I8x", *unmap, MAX_WRITE_SAME, *atomic)
 
 
 def _characteristics(lu: LogicalUnit) -> bytes:
-    del lu
-    return struct.pack(">H58x", _NON_ROTATING)
+    return struct.pack(">HxB56x", _NON_ROTATING, _WABEREQ_COMPLETES if lu.thin else 0)
 
 
 def _provisioning(lu: LogicalUnit) -> bytes:
-    del lu
-    return bytes(4)  # fully provisioned, nothing can be unmapped
+    """Thin: unmapped blocks read as zeros, and none are anchored.  Or fully provisioned."""
+    return bytes((0, _LBPU | _LBPWS | _LBPWS10 | _LBPRZ, _THIN, 0)) if lu.thin else bytes(4)
 
 
 _VPD: Final[dict[int, Callable[[LogicalUnit], bytes]]] = {
     VpdPage.SUPPORTED_PAGES: _supported_pages,
     VpdPage.UNIT_SERIAL_NUMBER: _serial,
     VpdPage.DEVICE_IDENTIFICATION: _identification,
+    VpdPage.EXTENDED_INQUIRY_DATA: _extended,
     VpdPage.BLOCK_LIMITS: _block_limits,
     VpdPage.BLOCK_DEVICE_CHARACTERISTICS: _characteristics,
     VpdPage.LOGICAL_BLOCK_PROVISIONING: _provisioning,

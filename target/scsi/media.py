@@ -1,4 +1,4 @@
-"""READ, WRITE, VERIFY and SYNCHRONIZE CACHE (SBC-3): what touches the blocks.
+"""READ, WRITE, VERIFY, PRE-FETCH and SYNCHRONIZE CACHE (SBC-3): what touches the blocks.
 
 The reads and writes run once per I/O, so their checks are one condition; which of them failed is found out after.
 """
@@ -19,13 +19,25 @@ from iser.scsi.cdb import (
     TRANSFER_PARSERS,
     Transfer,
 )
-from iser.scsi.codes import INVALID_FIELD_IN_CDB, LBA_OUT_OF_RANGE, MISCOMPARE, WRITE_PROTECTED
+from iser.scsi.codes import INVALID_FIELD_IN_CDB, LBA_OUT_OF_RANGE, MISCOMPARE
 from iser.scsi.const import Opcode
 from target.backends.base import BackendCap
 from target.scsi.plan import GOOD, Async, Done, Plan, ReadMedia, ScsiTask, WriteMedia
 from target.scsi.unit import LogicalUnit
 
-__all__ = ["VERIFY_CHUNK", "Handler", "flush_plan", "reader", "synchronize_cache", "verify", "writer"]
+__all__ = [
+    "VERIFY_CHUNK",
+    "Handler",
+    "first_difference",
+    "flush_plan",
+    "pre_fetch",
+    "reader",
+    "refuse",
+    "synchronize_cache",
+    "transfer_length_field",
+    "verify",
+    "writer",
+]
 
 #: Bytes that VERIFY reads at a time.
 VERIFY_CHUNK: Final = 256 << 10
@@ -44,7 +56,7 @@ def reader(opcode: Opcode) -> Handler:
     def read(lu: LogicalUnit, task: ScsiTask) -> Plan:
         flags, lba, blocks = parse(task.cdb)
         if flags & PROTECT_MASK or not blocks or blocks > lu.max_blocks or lba + blocks > lu.blocks:
-            return _refuse(lu, task, Transfer(flags, lba, blocks)) or GOOD
+            return refuse(lu, task, Transfer(flags, lba, blocks)) or GOOD
         return ReadMedia(lu, lba << lu.shift, blocks << lu.shift)
 
     return read
@@ -56,25 +68,41 @@ def writer(opcode: Opcode) -> Handler:
 
     def write(lu: LogicalUnit, task: ScsiTask) -> Plan:
         flags, lba, blocks = parse(task.cdb)
-        if lu.read_only:
-            return lu.check(WRITE_PROTECTED)
-        if flags & PROTECT_MASK or not blocks or blocks > lu.max_blocks or lba + blocks > lu.blocks:
-            return _refuse(lu, task, Transfer(flags, lba, blocks)) or GOOD
-        return WriteMedia(lu, lba << lu.shift, blocks << lu.shift, bool(flags & FLAG_FUA))
+        if lu.read_only or flags & PROTECT_MASK or not blocks or blocks > lu.max_blocks or lba + blocks > lu.blocks:
+            return refuse(lu, task, Transfer(flags, lba, blocks), write=True) or GOOD
+        return WriteMedia(lu, lba << lu.shift, blocks << lu.shift, bool(flags & FLAG_FUA) or lu.write_through)
 
     return write
 
 
-def _refuse(lu: LogicalUnit, task: ScsiTask, fields: Transfer) -> Done | None:
-    """What is wrong with a transfer, if anything: to move no blocks is none of it (SBC-3 5.8)."""
+def refuse(
+    lu: LogicalUnit, task: ScsiTask, fields: Transfer, *, write: bool = False, most: int | None = None
+) -> Done | None:
+    """What is wrong with a transfer, if anything: to move no blocks is none of it (SBC-3 5.8).
+
+    ``most`` is how many blocks the command may move, if not as many as a READ.
+    """
+    if write and lu.protection is not None:
+        return lu.check(lu.protection)
     if fields.flags & PROTECT_MASK:
         return lu.check(INVALID_FIELD_IN_CDB, field=1)
     if fields.lba + fields.blocks > lu.blocks:
         first_bad = max(fields.lba, lu.blocks)
         return lu.check(LBA_OUT_OF_RANGE, information=first_bad)
-    if fields.blocks > lu.max_blocks:
-        return lu.check(INVALID_FIELD_IN_CDB, field=_LENGTH_FIELD[task.cdb[0] >> 5])
+    if fields.blocks > (lu.max_blocks if most is None else most):
+        return lu.check(INVALID_FIELD_IN_CDB, field=transfer_length_field(task))
     return None
+
+
+def transfer_length_field(task: ScsiTask) -> int:
+    """The byte of the CDB where the transfer length starts."""
+    return _LENGTH_FIELD[task.cdb[0] >> 5]
+
+
+def pre_fetch(lu: LogicalUnit, task: ScsiTask) -> Plan:
+    """PRE-FETCH: checked, and GOOD says that not all of it was put into a cache (SBC-3 5.7)."""
+    _, lba, blocks = TRANSFER_PARSERS[task.cdb[0]](task.cdb)
+    return _check_range(lu, lba, blocks) or GOOD
 
 
 def synchronize_cache(lu: LogicalUnit, task: ScsiTask) -> Plan:
@@ -83,9 +111,11 @@ def synchronize_cache(lu: LogicalUnit, task: ScsiTask) -> Plan:
     The answer never comes early: IMMED allows that, it does not ask for it (SBC-3 5.26).
     """
     _, lba, blocks = TRANSFER_PARSERS[task.cdb[0]](task.cdb)
-    if lba + blocks > lu.blocks:
-        return lu.check(LBA_OUT_OF_RANGE, information=max(lba, lu.blocks))
-    return flush_plan(lu)
+    return _check_range(lu, lba, blocks) or flush_plan(lu)
+
+
+def _check_range(lu: LogicalUnit, lba: int, blocks: int) -> Done | None:
+    return None if lba + blocks <= lu.blocks else lu.check(LBA_OUT_OF_RANGE, information=max(lba, lu.blocks))
 
 
 def flush_plan(lu: LogicalUnit) -> Plan:
@@ -107,7 +137,7 @@ def verify(lu: LogicalUnit, task: ScsiTask) -> Plan:
     bytchk = fields.flags & _BYTCHK_MASK
     if bytchk not in (0, BYTCHK_DATA, BYTCHK_BLOCK):
         return lu.check(INVALID_FIELD_IN_CDB, field=1)
-    refused = _refuse(lu, task, fields)
+    refused = refuse(lu, task, fields, most=lu.max_parameter_blocks if bytchk == BYTCHK_DATA else None)
     if refused or not fields.blocks:
         return refused or GOOD
     sent = {0: 0, BYTCHK_DATA: fields.blocks, BYTCHK_BLOCK: 1}[bytchk]
@@ -119,7 +149,7 @@ async def _verify(lu: LogicalUnit, task: ScsiTask, offset: int, length: int, sen
     """Read ``length`` bytes piece by piece and compare them with the ``sent`` ones, over and over."""
     expected = memoryview(task.data_out).cast("B")
     if len(expected) < sent:
-        return lu.check(INVALID_FIELD_IN_CDB, field=_LENGTH_FIELD[task.cdb[0] >> 5])
+        return lu.check(INVALID_FIELD_IN_CDB, field=transfer_length_field(task))
     staging = memoryview(bytearray(min(length, VERIFY_CHUNK)))
     for done in range(0, length, VERIFY_CHUNK):
         piece = staging[: length - done]
@@ -128,7 +158,7 @@ async def _verify(lu: LogicalUnit, task: ScsiTask, offset: int, length: int, sen
         except BackendError as error:
             return lu.complete_error(error, write=False)
         if sent:
-            differs = _first_difference(piece, _window(expected, done % sent, len(piece), sent))
+            differs = first_difference(piece, _window(expected, done % sent, len(piece), sent))
             if differs is not None:
                 return lu.check(MISCOMPARE, information=done + differs)
         await asyncio.sleep(0)  # a backend in memory does not give way to others by itself
@@ -142,7 +172,7 @@ def _window(expected: memoryview, start: int, length: int, period: int) -> bytes
     return bytes(expected[:period]) * (length // period)
 
 
-def _first_difference(stored: memoryview, expected: bytes) -> int | None:
+def first_difference(stored: memoryview | bytearray, expected: bytes | memoryview) -> int | None:
     """The offset of the first byte that differs: equality by memcmp, then halving, never a loop over bytes."""
     data = bytes(stored)
     if data == expected:

@@ -25,7 +25,8 @@ class ScsiTask:
 
     ``lun`` is the 64-bit LUN field as it came over the wire, ``cdb`` the whole CDB including what an extended-CDB AHS
     added, ``attr`` the task attribute, ``edtl`` the expected data transfer length in bytes.  ``data_out`` is filled in
-    by the session before it runs an :class:`Async` plan that asks for it.
+    by the session before it runs an :class:`Async` plan that asks for it.  ``aborted`` is set when nobody waits for the
+    answer any more; a plan that runs for long looks at it.
     """
 
     lun: int
@@ -35,6 +36,7 @@ class ScsiTask:
     edtl: int
     nexus: Nexus
     data_out: bytes | memoryview = b""
+    aborted: bool = False
 
 
 @dataclass(slots=True)

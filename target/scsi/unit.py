@@ -1,23 +1,50 @@
-"""A logical unit: a backend, what it is called, and the limits it reports."""
+"""A logical unit: a backend, what it is called, the limits it reports, and the state that commands put it into."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from iser.errors import BackendError, UsageError
-from iser.scsi.codes import INTERNAL_FAILURE, READ_ERROR, WRITE_ERROR, SenseCode
+from iser.scsi.codes import (
+    CAPACITY_CHANGED,
+    INTERNAL_FAILURE,
+    READ_ERROR,
+    SOFTWARE_WRITE_PROTECTED,
+    WRITE_ERROR,
+    WRITE_PROTECTED,
+    SenseCode,
+)
 from iser.scsi.const import Status
 from iser.scsi.sense import build_sense
-from target.backends.base import Backend
+from target.backends.base import Backend, BackendCap
+from target.scsi.copystate import CopyResults
 from target.scsi.plan import Done
+from target.scsi.reservations import Persistent
+from target.scsi.sanitizing import Sanitizing
+from target.scsi.store import ReservationStore
 
-__all__ = ["BLOCK_SIZES", "DEFAULT_MAX_TRANSFER", "Identity", "LogicalUnit", "complete_error"]
+if TYPE_CHECKING:
+    from target.scsi.nexus import Nexus
+
+__all__ = [
+    "BLOCK_SIZES",
+    "DEFAULT_MAX_TRANSFER",
+    "MAX_PARAMETERS",
+    "Identity",
+    "LogicalUnit",
+    "UnitOptions",
+    "complete_error",
+]
 
 BLOCK_SIZES: Final = (512, 4096)
 #: Most bytes that one command may move, unless configured; reported in the Block Limits page.
 DEFAULT_MAX_TRANSFER: Final = 8 << 20
+#: Most bytes of data-out that a command may bring which is no plain write.
+MAX_PARAMETERS: Final = 16 << 20
 
 _NAA_LOCAL = 0x3 << 60
 
@@ -46,46 +73,203 @@ class Identity:
         return cls(serial if serial is not None else digest[:8].hex(), naa, target, product=product)
 
 
+@dataclass(frozen=True, slots=True)
+class UnitOptions:
+    """What kind of disk a logical unit is.
+
+    ``removable``: its medium can be ejected.  ``thin``: blocks can be unmapped, which the backend must be able to do.
+    ``physical_block`` is bytes, and no less than a logical block.  ``reservations`` keeps persistent reservations
+    through a loss of power.  ``descriptor_sense`` is the default of the D_SENSE bit.
+    """
+
+    max_transfer: int = DEFAULT_MAX_TRANSFER
+    descriptor_sense: bool = False
+    removable: bool = False
+    thin: bool = False
+    physical_block: int = 0
+    reservations: ReservationStore | None = None
+
+
 class LogicalUnit:
     """One logical unit.
 
     ``shift`` is log2 of the block size, ``max_blocks`` the most blocks of one command.  ``descriptor_sense`` is the
-    D_SENSE bit: it chooses the format of all sense data.  Raises UsageError for a block size other than 512 and 4096.
+    D_SENSE bit: it chooses the format of all sense data.  ``gated`` is set while a command has to be looked at before
+    it may start: see :mod:`target.scsi.gate`.  Raises UsageError for options that cannot be.
     """
 
-    __slots__ = ("backend", "blocks", "descriptor_sense", "identity", "max_blocks", "read_only", "shift")
+    __slots__ = (
+        "abort_tasks",
+        "backend",
+        "background",
+        "blocks",
+        "copies",
+        "descriptor_sense",
+        "ejected",
+        "gated",
+        "identity",
+        "max_blocks",
+        "neighbours",
+        "nexuses",
+        "options",
+        "persistent",
+        "preventing",
+        "read_only",
+        "reservation_lock",
+        "reserved_by",
+        "sanitizing",
+        "shift",
+        "software_protect",
+        "write_through",
+    )
 
     def __init__(
         self,
         backend: Backend,
         identity: Identity,
+        options: UnitOptions | None = None,
         *,
         max_transfer: int = DEFAULT_MAX_TRANSFER,
         descriptor_sense: bool = False,
     ) -> None:
         if backend.block_size not in BLOCK_SIZES:
             raise UsageError(f"{backend.name}: block size {backend.block_size} is not supported; use 512 or 4096")
+        self.options = options or UnitOptions(max_transfer, descriptor_sense)
+        _check_options(backend, self.options)
         self.backend = backend
         self.identity = identity
         self.shift = backend.block_size.bit_length() - 1
         self.blocks = backend.blocks
-        self.read_only = backend.read_only
-        self.max_blocks = max(1, max_transfer >> self.shift)
-        self.descriptor_sense = descriptor_sense
+        self.max_blocks = max(1, self.options.max_transfer >> self.shift)
+        self.nexuses: set[Nexus] = set()
+        self.neighbours: Callable[[], Iterable[LogicalUnit]] = lambda: (self,)
+        self.abort_tasks: Callable[[LogicalUnit, Sequence[Nexus]], Awaitable[None]] | None = None
+        self.preventing: set[Nexus] = set()
+        self.ejected = False
+        self.reserved_by: Nexus | None = None
+        store = self.options.reservations
+        self.persistent: Persistent = store.load() if store else Persistent()
+        self.reservation_lock = asyncio.Lock()
+        self.sanitizing: Sanitizing | None = None
+        self.background: set[asyncio.Task[None]] = set()
+        self.copies = CopyResults()
+        self.reset_parameters()
+        self.update_gate()
 
     @property
     def block_size(self) -> int:
         """Bytes of a logical block."""
         return 1 << self.shift
 
-    def check(self, code: SenseCode, *, field: int | None = None, information: int | None = None) -> Done:
-        """CHECK CONDITION with ``code``; ``field`` is the CDB byte at fault."""
-        sense = build_sense(code, field=field, information=information, descriptor=self.descriptor_sense)
+    @property
+    def physical_exponent(self) -> int:
+        """log2 of the logical blocks in a physical one."""
+        return max(self.options.physical_block.bit_length() - 1 - self.shift, 0)
+
+    @property
+    def thin(self) -> bool:
+        """Whether blocks can be unmapped."""
+        return self.options.thin
+
+    @property
+    def max_parameter_blocks(self) -> int:
+        """The most blocks of a command whose data is looked at before it is written."""
+        return min(self.max_blocks, MAX_PARAMETERS >> self.shift)
+
+    @property
+    def protection(self) -> SenseCode | None:
+        """Why the unit cannot be written, if it cannot."""
+        if self.backend.read_only:
+            return WRITE_PROTECTED
+        return SOFTWARE_WRITE_PROTECTED if self.software_protect else None
+
+    def reset_parameters(self) -> None:
+        """Mode parameters have their defaults."""
+        self.descriptor_sense = self.options.descriptor_sense
+        self.write_through = False
+        self.set_protection(False)
+
+    def set_protection(self, protect: bool) -> None:
+        """Set the SWP bit."""
+        self.software_protect = protect
+        self.read_only = protect or self.backend.read_only
+
+    def update_gate(self) -> None:
+        """To be called after each change of what :mod:`target.scsi.gate` looks at."""
+        self.gated = (
+            self.ejected
+            or self.sanitizing is not None
+            or self.reserved_by is not None
+            or self.persistent.reservation is not None
+        )
+
+    def reset(self) -> None:
+        """The logical unit was reset: what does not outlive that is gone (SAM-5 6.3.3)."""
+        self.preventing.clear()
+        self.reserved_by = None
+        self.copies.clear()
+        self.reset_parameters()
+        self.update_gate()
+
+    def forget(self, nexus: Nexus) -> None:
+        """An I_T nexus was lost, and with it what it held."""
+        self.nexuses.discard(nexus)
+        self.preventing.discard(nexus)
+        self.copies.forget(nexus.id)
+        if self.reserved_by is nexus:
+            self.reserved_by = None
+            self.update_gate()
+
+    def attention(self, code: SenseCode, *, but: Nexus | None = None, among: Iterable[str] | None = None) -> None:
+        """Tell ``code`` to every nexus, or to those whose names are ``among``; never to ``but``."""
+        names = None if among is None else set(among)
+        for nexus in self.nexuses:
+            if nexus is not but and (names is None or nexus.id in names):
+                nexus.raise_attention(self, code)
+
+    async def resize(self, size: int | None = None) -> None:
+        """Resize the backend to ``size`` bytes, or take over what it has become, and tell every initiator.
+
+        Raises BackendError or UsageError.
+        """
+        await self.backend.resize(size)
+        if self.blocks != self.backend.blocks:
+            self.blocks = self.backend.blocks
+            self.attention(CAPACITY_CHANGED)
+
+    async def close(self) -> None:
+        """End what runs in the background and close the backend.  Raises BackendError."""
+        for task in self.background:
+            task.cancel()
+        if self.background:
+            await asyncio.wait(self.background)
+        await self.backend.close()
+
+    def check(
+        self,
+        code: SenseCode,
+        *,
+        field: int | None = None,
+        parameter: int | None = None,
+        information: int | None = None,
+    ) -> Done:
+        """CHECK CONDITION with ``code``; ``field`` is the CDB byte at fault, ``parameter`` that of the data-out."""
+        sense = build_sense(
+            code, field=field, parameter=parameter, information=information, descriptor=self.descriptor_sense
+        )
         return Done(Status.CHECK_CONDITION, sense)
 
     def complete_error(self, error: BackendError, write: bool) -> Done:
         """How a command ends whose media access failed with ``error``."""
         return complete_error(error, write, descriptor=self.descriptor_sense)
+
+
+def _check_options(backend: Backend, options: UnitOptions) -> None:
+    physical = options.physical_block
+    if physical and (physical < backend.block_size or physical & physical - 1):
+        raise UsageError(f"{backend.name}: physical block size {physical} is no power of two from its block size on")
+    if options.thin and not backend.capabilities & BackendCap.DISCARD:
+        raise UsageError(f"{backend.name} cannot give space back, so it cannot be thin; leave thin out")
 
 
 def complete_error(error: BackendError, write: bool, *, descriptor: bool = False) -> Done:

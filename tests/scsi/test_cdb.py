@@ -18,6 +18,7 @@ def test_media_commands_round_trip(data: st.DataObject, opcode: int) -> None:
     length = cdb.cdb_length(opcode)
     max_lba, max_blocks = LIMITS[length]
     lba = data.draw(st.integers(0, max_lba))
+    max_blocks = {Opcode.WRITE_ATOMIC_16: 0xFFFF, Opcode.COMPARE_AND_WRITE: 0xFF}.get(Opcode(opcode), max_blocks)
     blocks = data.draw(st.integers(1 if length == 6 else 0, max_blocks))
     flags = 0 if length == 6 else data.draw(st.integers(0, 255))
     built = cdb.transfer(Opcode(opcode), lba, blocks, flags)

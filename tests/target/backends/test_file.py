@@ -101,7 +101,7 @@ async def test_a_file_is_served_once_or_shared_by_readers(path: Path) -> None:
         FileBackend(path, read_only=True)
     await backend.close()
     readers = [FileBackend(path, read_only=True) for _ in range(2)]
-    assert readers[0].capabilities == BackendCap.RESIZE
+    assert readers[0].capabilities == BackendCap.RESIZE | BackendCap.DISCARD
     for reader in readers:
         await reader.flush()
         with pytest.raises(UsageError, match="read-only"):

@@ -6,7 +6,20 @@ from iser.scsi.lun import encode_lun
 from iser.scsi.sense import Sense, decode_sense
 from target.backends.base import Backend
 from target.backends.memory import MemoryBackend
-from target.scsi import Async, Done, Identity, LogicalUnit, Nexus, Plan, ReadMedia, ScsiTask, TargetDevice, WriteMedia
+from target.scsi import (
+    Async,
+    Done,
+    Identity,
+    LogicalUnit,
+    Nexus,
+    Plan,
+    ReadMedia,
+    ReservationStore,
+    ScsiTask,
+    TargetDevice,
+    UnitOptions,
+    WriteMedia,
+)
 
 __all__ = ["NAME", "SIZE", "Bench", "codes_of", "unit"]
 
@@ -15,15 +28,19 @@ SIZE = 1 << 20
 
 
 def unit(
-    backend: Backend | None = None, lun: int = 0, *, descriptor_sense: bool = False, max_transfer: int = 1 << 19
+    backend: Backend | None = None,
+    lun: int = 0,
+    *,
+    descriptor_sense: bool = False,
+    max_transfer: int = 1 << 19,
+    removable: bool = False,
+    thin: bool = False,
+    physical_block: int = 0,
+    reservations: ReservationStore | None = None,
 ) -> LogicalUnit:
     """A logical unit on 1 MiB of memory, or on ``backend``."""
-    return LogicalUnit(
-        backend if backend is not None else MemoryBackend(SIZE),
-        Identity.derive(NAME, lun),
-        descriptor_sense=descriptor_sense,
-        max_transfer=max_transfer,
-    )
+    options = UnitOptions(max_transfer, descriptor_sense, removable, thin, physical_block, reservations)
+    return LogicalUnit(backend if backend is not None else MemoryBackend(SIZE), Identity.derive(NAME, lun), options)
 
 
 def codes_of(done: Done) -> tuple[int, int, int]:
@@ -74,9 +91,9 @@ class Bench:
         """The sense of a command that ends in CHECK CONDITION at once."""
         return decode_sense(self.done(cdb, lun).sense)
 
-    async def run(self, cdb: bytes, lun: int = 0, *, data_out: bytes = b"") -> Done:
+    async def run(self, cdb: bytes, lun: int = 0, *, nexus: Nexus | None = None, data_out: bytes = b"") -> Done:
         """Carry out any plan, as a session would: the answer, with what was read as its data."""
-        plan = self.start(cdb, lun, data_out=data_out)
+        plan = self.start(cdb, lun, nexus=nexus, data_out=data_out)
         if isinstance(plan, Done):
             return plan
         if isinstance(plan, Async):

@@ -38,7 +38,7 @@ def test_a_unit_past_two_to_the_32() -> None:
 
 def test_other_service_actions_are_refused() -> None:
     bench = Bench()
-    sense = bench.sense(bytes.fromhex("9e12") + bytes(14))
+    sense = bench.sense(bytes.fromhex("9e13") + bytes(14))
     assert (sense.key, sense.asc, sense.ascq, sense.field) == (5, 0x24, 0, 1)
 
 

@@ -139,11 +139,12 @@ def test_request_sense_takes_the_unit_attention(descriptor: bool, response: int)
     assert len(bench.done(cdb.request_sense(4), nexus=nexus).data_in) == 4
 
 
-def test_a_lun_reset_is_told_to_the_others() -> None:
+def test_a_lun_reset_is_told_to_all() -> None:
     bench = Bench(unit(), unit(lun=1))
     other = bench.attach("other")
     lu = bench.device.luns[0]
-    bench.device.lun_reset(lu, by=bench.nexus)
+    bench.device.lun_reset(lu)
+    assert bench.codes(cdb.test_unit_ready()) == (6, 0x29, 3)
     assert bench.done(cdb.test_unit_ready()) == GOOD
     assert bench.done(cdb.test_unit_ready(), 1, nexus=other) == GOOD
     assert bench.codes(cdb.test_unit_ready(), nexus=other) == (6, 0x29, 3)

@@ -42,7 +42,7 @@ def test_texts_are_cut_and_made_ascii() -> None:
 def test_supported_pages_are_those_that_answer() -> None:
     bench = Bench()
     pages = parse_supported_pages(bench.data(cdb.inquiry(255, 0)))
-    assert pages == (0x00, 0x80, 0x83, 0xB0, 0xB1, 0xB2)
+    assert pages == (0x00, 0x80, 0x83, 0x86, 0xB0, 0xB1, 0xB2)
     for page in range(256):
         if page in pages:
             data = bench.data(cdb.inquiry(4096, page))
@@ -60,10 +60,11 @@ def test_serial_and_designators() -> None:
     lu = unit()
     bench = Bench(lu)
     assert parse_serial(bench.data(cdb.inquiry(255, 0x80))) == lu.identity.serial
-    naa, t10, port_number, port, device = parse_designators(bench.data(cdb.inquiry(255, 0x83)))
+    naa, t10, port_number, group, port, device = parse_designators(bench.data(cdb.inquiry(255, 0x83)))
     assert (naa.association, naa.kind, naa.text) == (0, 3, f"{lu.identity.naa:016x}")
     assert (t10.association, t10.kind, t10.text) == (0, 1, "ISER-PY " + lu.identity.serial)
     assert (port_number.association, port_number.kind, port_number.text) == (1, 4, "00000001")
+    assert (group.association, group.kind, group.text) == (1, 5, "00000001")
     assert (port.association, port.kind, port.text) == (1, 8, f"{NAME},t,0x0001")
     assert (device.association, device.kind, device.text) == (2, 8, NAME)
     assert all(len(name.value) % 4 == 0 and name.value.endswith(b"\0") for name in (port, device))

@@ -62,9 +62,12 @@ def test_a_short_descriptor_of_a_huge_unit_is_saturated() -> None:
     assert Bench(large).data(cdb.mode_sense(0x1C))[4:8].hex() == "ffffffff"
 
 
-def test_changeable_values_are_none() -> None:
-    data = Bench().data(bytes.fromhex("1a087f00ff00"))
-    assert data[4:].hex() == "0812" + "00" * 18 + "0a0a" + "00" * 10 + "1c0a" + "00" * 10
+async def test_changeable_values(tmp_path: Path) -> None:
+    bench = Bench(unit(), unit(FileBackend(tmp_path / "disk", SIZE), 1))
+    for lun, wce in ((0, "00"), (1, "04")):
+        data = bench.data(bytes.fromhex("1a087f00ff00"), lun)
+        assert data[4:].hex() == "0812" + wce + "00" * 17 + "0a0a040008" + "00" * 7 + "1c0a" + "00" * 10
+    await bench.device.close()
 
 
 def test_default_values_are_the_current_ones() -> None:
