@@ -21,6 +21,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 import initiator
 from initiator import demo as demonstration
 from initiator.bench import loopback as benchmarks
+from initiator.doctor import examine
 from initiator.lun import Lun
 from initiator.report import describe
 from initiator.stream import FileSink, FileSource, LunSink, LunSource, Sink, Source, copy
@@ -293,6 +294,23 @@ def loopback(
 ) -> None:
     """Throughput and IOPS against raw TCP, all on loopback and in this run."""
     _run(benchmarks.run(seconds))
+
+
+@app.command()
+def doctor(host: Annotated[str, typer.Argument(help="A host: say how it would be reached.")] = "") -> None:
+    """Show the RDMA devices and their limits, and what is missing to use them; exit code 1 if something is."""
+    healthy = True
+
+    async def work() -> None:
+        nonlocal healthy
+        lines, healthy = await examine(host)
+        width = max(len(name) for name, _ in lines)
+        for name, value in lines:
+            typer.echo(f"{name:<{width}}  {value}")
+
+    _run(work())
+    if not healthy:
+        raise typer.Exit(EXIT_FAILURE)
 
 
 def _refuse_terminal(terminal: bool, why: str) -> None:

@@ -74,7 +74,7 @@ def test_ramdisk_toml() -> None:
     assert (config.limits.queue_depth, config.limits.max_sessions) == (64, 64)
     assert (config.limits.first_burst_length, config.limits.max_burst_length) == (65536, 262144)
     assert (config.limits.immediate_data, config.limits.initial_r2t) == (True, True)
-    assert (config.rnic.provider, config.rnic.crc, config.rnic.segment) == ("softiwarp", None, "auto")
+    assert (config.rnic.provider, config.rnic.crc, config.rnic.segment) == ("auto", None, "auto")
 
 
 def test_file_toml() -> None:
