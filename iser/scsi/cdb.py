@@ -20,7 +20,9 @@ __all__ = [
     "FLAG_DPO",
     "FLAG_FUA",
     "FLAG_IMMED",
+    "NACA",
     "PROTECT_MASK",
+    "READ_WRITE_LAYOUTS",
     "TRANSFER_PARSERS",
     "Inquiry",
     "ModeSense",
@@ -44,6 +46,7 @@ __all__ = [
 ]
 
 PROTECT_MASK: Final = 0xE0  # RDPROTECT, WRPROTECT, VRPROTECT
+NACA: Final = 0x04  # of the control byte: an error shall establish an ACA condition
 FLAG_DPO: Final = 0x10
 FLAG_FUA: Final = 0x08
 FLAG_IMMED: Final = 0x02  # of SYNCHRONIZE CACHE
@@ -142,6 +145,23 @@ TRANSFER_PARSERS: Final[dict[int, Callable[[bytes], tuple[int, int, int]]]] = {
     Opcode.WRITE_ATOMIC_16: _parse_atomic,
     Opcode.COMPARE_AND_WRITE: _parse_compare,
     Opcode.SYNCHRONIZE_CACHE_16: _parse_16,
+}
+
+
+def _layout_6(cdb: bytes) -> tuple[int, int, int, int]:
+    return *_parse_6(cdb), cdb[5]
+
+
+#: How to take (flags, lba, blocks, control) from the CDB of a READ or WRITE, at the least cost.
+READ_WRITE_LAYOUTS: Final[dict[int, Callable[[bytes], tuple[int, ...]]]] = {
+    Opcode.READ_6: _layout_6,
+    Opcode.WRITE_6: _layout_6,
+    Opcode.READ_10: struct.Struct(">xBIxHB").unpack_from,
+    Opcode.WRITE_10: struct.Struct(">xBIxHB").unpack_from,
+    Opcode.READ_12: struct.Struct(">xBIIxB").unpack_from,
+    Opcode.WRITE_12: struct.Struct(">xBIIxB").unpack_from,
+    Opcode.READ_16: struct.Struct(">xBQIxB").unpack_from,
+    Opcode.WRITE_16: struct.Struct(">xBQIxB").unpack_from,
 }
 
 

@@ -28,6 +28,7 @@ _SKSV_IN_CDB = 0xC0
 _TYPE_INFORMATION = 0x00
 _TYPE_SKS = 0x02
 _STATUSES = frozenset(Status)
+_KEYS = frozenset(SenseKey)
 
 
 class Sense(NamedTuple):
@@ -48,7 +49,7 @@ class Sense(NamedTuple):
     @property
     def text(self) -> str:
         """The sense in one phrase, e.g. ``MEDIUM ERROR, unrecovered read error (3/11/00)``."""
-        key = SenseKey(self.key).name.replace("_", " ")
+        key = SenseKey(self.key).name.replace("_", " ") if self.key in _KEYS else "reserved sense key"
         words = f"{key}, {asc_name(self.asc, self.ascq)} ({self.key:x}/{self.asc:02x}/{self.ascq:02x})"
         if self.information is not None:
             words += f", information {self.information}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from enum import IntFlag
 from typing import Final, NamedTuple
 
+from iser.scsi.cdb import READ_WRITE_LAYOUTS
 from iser.scsi.codes import INVALID_FIELD_IN_CDB
 from iser.scsi.const import (
     CopyResult,
@@ -21,7 +22,7 @@ from iser.scsi.const import (
 from target.backends.base import BackendCap
 from target.scsi import control, copy, persistent, provisioning, sanitize
 from target.scsi.inquiry import inquiry
-from target.scsi.media import Handler, pre_fetch, reader, synchronize_cache, verify, writer
+from target.scsi.media import Handler, pre_fetch, reader, refuse_aca, synchronize_cache, verify, writer
 from target.scsi.mode import mode_select, mode_sense
 from target.scsi.modify import compare_and_write, orwrite, write_and_verify, write_atomic, write_same
 from target.scsi.plan import Plan, ScsiTask
@@ -29,7 +30,7 @@ from target.scsi.report import report_operation_codes, report_target_port_groups
 from target.scsi.reservations import Access
 from target.scsi.unit import LogicalUnit
 
-__all__ = ["COMMANDS", "CONTROL_BYTE", "DEVICE_COMMANDS", "Command", "Need", "handlers", "row_of"]
+__all__ = ["COMMANDS", "DEVICE_COMMANDS", "Command", "Need", "handlers", "row_of", "without_aca"]
 
 
 class Need(IntFlag):
@@ -275,8 +276,6 @@ _ROWS: Final[dict[tuple[int, int | None], Command]] = {
     (command.opcode, command.action): command for command in (*DEVICE_COMMANDS, *COMMANDS)
 }
 _WITH_ACTIONS: Final = frozenset(command.opcode for command in COMMANDS if command.action is not None)
-#: Where the control byte of a CDB is, by its operation code: at its end.
-CONTROL_BYTE: Final = bytes((5, 9, 9, 15, 15, 11, 5, 5)[opcode >> 5] for opcode in range(256))
 
 
 def row_of(cdb: bytes) -> Command | None:
@@ -286,7 +285,22 @@ def row_of(cdb: bytes) -> Command | None:
 
 def handlers() -> dict[int, Handler]:
     """The handler of each operation code, service actions and all."""
-    return {command.opcode: _by_action if command.opcode in _WITH_ACTIONS else command.handler for command in COMMANDS}
+    return {command.opcode: _handler(command) for command in COMMANDS}
+
+
+def _handler(command: Command) -> Handler:
+    if command.opcode in READ_WRITE_LAYOUTS:
+        return command.handler  # these look at the control byte themselves
+    return without_aca(_by_action if command.opcode in _WITH_ACTIONS else command.handler)
+
+
+def without_aca(handler: Handler) -> Handler:
+    """``handler`` for commands that do not ask for an ACA condition; others are refused."""
+
+    def start(lu: LogicalUnit, task: ScsiTask) -> Plan:
+        return refuse_aca(lu, task) or handler(lu, task)
+
+    return start
 
 
 def _by_action(lu: LogicalUnit, task: ScsiTask) -> Plan:

@@ -22,7 +22,7 @@ from iser.scsi.codes import (
 from iser.scsi.const import Opcode, Status
 from iser.scsi.lun import REPORT_LUNS_WLUN, build_lun_list, lun_forms
 from iser.scsi.sense import build_sense
-from target.scsi.commands import CONTROL_BYTE, Need, handlers, row_of
+from target.scsi.commands import Need, handlers, row_of, without_aca
 from target.scsi.gate import gate
 from target.scsi.inquiry import no_unit_inquiry
 from target.scsi.nexus import Nexus
@@ -37,7 +37,6 @@ MAX_LUNS: Final = 1024
 #: Commands that a waiting unit attention does not stop (SAM-5 5.14).
 _PASS_ATTENTION = frozenset((Opcode.INQUIRY, Opcode.REPORT_LUNS, Opcode.REQUEST_SENSE))
 _DESC = 0x01
-_NACA = 0x04
 _TASK_ATTRIBUTE_ACA = 4
 _WELL_KNOWN_ONLY = 1
 _KNOWN_SELECTS = (0, 1, 2)
@@ -59,8 +58,8 @@ class TargetDevice:
         self._lun_list = build_lun_list(self.luns)
         self._nexuses: set[Nexus] = set()
         self._handlers = handlers()
-        self._handlers[Opcode.REQUEST_SENSE] = self._request_sense
-        self._handlers[Opcode.REPORT_LUNS] = self._report_luns_of_unit
+        self._handlers[Opcode.REQUEST_SENSE] = without_aca(self._request_sense)
+        self._handlers[Opcode.REPORT_LUNS] = without_aca(self._report_luns_of_unit)
         #: Ends the tasks of nexuses on a unit; set by whoever runs them, for PREEMPT AND ABORT.
         self.abort_tasks: Callable[[LogicalUnit, Sequence[Nexus]], Awaitable[None]] | None = None
         for unit in self.luns.values():
@@ -94,14 +93,7 @@ class TargetDevice:
         cdb = task.cdb
         unit = self._units.get(task.lun)
         handler = self._handlers.get(cdb[0]) if len(cdb) >= 16 else None
-        if (
-            unit is None
-            or handler is None
-            or unit.gated
-            or task.nexus.pending
-            or cdb[CONTROL_BYTE[cdb[0]]] & _NACA
-            or task.attr == _TASK_ATTRIBUTE_ACA
-        ):
+        if unit is None or handler is None or unit.gated or task.nexus.pending or task.attr == _TASK_ATTRIBUTE_ACA:
             return self._start_checked(unit, task)
         return handler(unit, task)
 
@@ -123,11 +115,8 @@ class TargetDevice:
 
     def _stopped(self, unit: LogicalUnit, task: ScsiTask) -> Done | None:
         """What stops a command that is well-formed: an ACA, which no unit has, or the state of the unit."""
-        control = CONTROL_BYTE[task.cdb[0]]
         if task.attr == _TASK_ATTRIBUTE_ACA:
             return unit.check(INVALID_MESSAGE)
-        if len(task.cdb) > control and task.cdb[control] & _NACA:
-            return unit.check(INVALID_FIELD_IN_CDB, field=control)
         row = row_of(task.cdb)
         if not unit.gated or row is None:
             return None

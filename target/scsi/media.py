@@ -15,7 +15,9 @@ from iser.scsi.cdb import (
     BYTCHK_BLOCK,
     BYTCHK_DATA,
     FLAG_FUA,
+    NACA,
     PROTECT_MASK,
+    READ_WRITE_LAYOUTS,
     TRANSFER_PARSERS,
     Transfer,
 )
@@ -26,6 +28,7 @@ from target.scsi.plan import GOOD, Async, Done, Plan, ReadMedia, ScsiTask, Write
 from target.scsi.unit import LogicalUnit
 
 __all__ = [
+    "CONTROL_BYTE",
     "VERIFY_CHUNK",
     "Handler",
     "first_difference",
@@ -33,6 +36,7 @@ __all__ = [
     "pre_fetch",
     "reader",
     "refuse",
+    "refuse_aca",
     "synchronize_cache",
     "transfer_length_field",
     "verify",
@@ -44,6 +48,8 @@ VERIFY_CHUNK: Final = 256 << 10
 
 Handler = Callable[[LogicalUnit, ScsiTask], Plan]
 
+#: Where the control byte of a CDB is, by its operation code: at its end.
+CONTROL_BYTE: Final = bytes((5, 9, 9, 15, 15, 11, 5, 5)[opcode >> 5] for opcode in range(256))
 #: The byte where the transfer length starts, by the group code of the CDB.
 _LENGTH_FIELD = (4, 7, 7, 0, 10, 6)
 _BYTCHK_MASK = 0x06
@@ -51,12 +57,12 @@ _BYTCHK_MASK = 0x06
 
 def reader(opcode: Opcode) -> Handler:
     """The handler of one of the READ commands."""
-    parse = TRANSFER_PARSERS[opcode]
+    unpack = READ_WRITE_LAYOUTS[opcode]
 
     def read(lu: LogicalUnit, task: ScsiTask) -> Plan:
-        flags, lba, blocks = parse(task.cdb)
-        if flags & PROTECT_MASK or not blocks or blocks > lu.max_blocks or lba + blocks > lu.blocks:
-            return refuse(lu, task, Transfer(flags, lba, blocks)) or GOOD
+        flags, lba, blocks, control = unpack(task.cdb)
+        if flags & PROTECT_MASK or control & NACA or not blocks or blocks > lu.max_blocks or lba + blocks > lu.blocks:
+            return refuse_aca(lu, task) or refuse(lu, task, Transfer(flags, lba, blocks)) or GOOD
         return ReadMedia(lu, lba << lu.shift, blocks << lu.shift)
 
     return read
@@ -64,15 +70,28 @@ def reader(opcode: Opcode) -> Handler:
 
 def writer(opcode: Opcode) -> Handler:
     """The handler of one of the WRITE commands."""
-    parse = TRANSFER_PARSERS[opcode]
+    unpack = READ_WRITE_LAYOUTS[opcode]
 
     def write(lu: LogicalUnit, task: ScsiTask) -> Plan:
-        flags, lba, blocks = parse(task.cdb)
-        if lu.read_only or flags & PROTECT_MASK or not blocks or blocks > lu.max_blocks or lba + blocks > lu.blocks:
-            return refuse(lu, task, Transfer(flags, lba, blocks), write=True) or GOOD
+        flags, lba, blocks, control = unpack(task.cdb)
+        if (
+            lu.read_only
+            or flags & PROTECT_MASK
+            or control & NACA
+            or not blocks
+            or blocks > lu.max_blocks
+            or lba + blocks > lu.blocks
+        ):
+            return refuse_aca(lu, task) or refuse(lu, task, Transfer(flags, lba, blocks), write=True) or GOOD
         return WriteMedia(lu, lba << lu.shift, blocks << lu.shift, bool(flags & FLAG_FUA) or lu.write_through)
 
     return write
+
+
+def refuse_aca(lu: LogicalUnit, task: ScsiTask) -> Done | None:
+    """A command that asks for an ACA condition, which no unit here establishes, is refused (SAM-5 5.9.2)."""
+    control = CONTROL_BYTE[task.cdb[0]]
+    return lu.check(INVALID_FIELD_IN_CDB, field=control) if task.cdb[control] & NACA else None
 
 
 def refuse(

@@ -10,7 +10,7 @@ from iser.errors import PduError
 from iser.scsi import codes
 from iser.scsi.codes import SenseCode
 from iser.scsi.const import SenseKey
-from iser.scsi.sense import MAX_SENSE, build_sense, decode_sense, scsi_error
+from iser.scsi.sense import MAX_SENSE, Sense, build_sense, decode_sense, scsi_error
 
 keys = st.sampled_from(SenseKey)
 byte = st.integers(0, 0xFF)
@@ -98,3 +98,15 @@ def test_the_exception_copes_with_whatever_a_peer_sends() -> None:
     odd = scsi_error(2, b"\x00\x01")
     assert "response code 0x00" in str(odd)
     assert (odd.sense, odd.sense_key) == (b"\x00\x01", 0)
+
+
+def test_a_reserved_sense_key_has_words_too() -> None:
+    assert Sense(0x0C, 0x29, 0).text == "reserved sense key, power on, reset or bus device reset occurred (c/29/00)"
+
+
+def test_progress_and_parameter_pointers() -> None:
+    code = SenseCode(SenseKey.NOT_READY, 0x04, 0x1B)
+    assert build_sense(code, progress=0x8000)[15:18].hex() == "808000"
+    assert build_sense(code, progress=70000)[15:18].hex() == "80ffff"
+    assert build_sense(code, parameter=20, descriptor=True)[8:].hex() == "0206000080001400"
+    assert decode_sense(build_sense(code, parameter=20)).field is None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from iser.scsi.cdb import cdb_length
 from iser.scsi.const import Opcode
-from target.scsi.commands import COMMANDS, CONTROL_BYTE, DEVICE_COMMANDS, row_of
+from target.scsi.commands import COMMANDS, DEVICE_COMMANDS, row_of
+from target.scsi.media import CONTROL_BYTE
 from tests.target.scsi.bench import unit
 
 
