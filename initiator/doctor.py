@@ -58,7 +58,7 @@ def _software(problems: Lines) -> Lines:
             lines.append((name, version()))
         except IserError as error:
             lines.append((name, "missing"))
-            problems.append(("problem", str(error)))
+            problems.append(("problem" if device_names() else "note", str(error)))
     return lines
 
 

@@ -154,7 +154,8 @@ class VerbsQueuePair(QueuePair):
         pyverbs = device.pyverbs
         self._send_wr, self._recv_wr, self._error = pyverbs.SendWR, pyverbs.RecvWR, pyverbs.Error
         self._sges = [pyverbs.SGE(0, 0, 0) for _ in range(self._max_sge)]
-        self._scratch: Slot | None = pd.take_slot(self._inline) if self._inline else None
+        self._scratch: Slot = pd.take_slot(max(1, self._inline))
+        self._nothing: Element = (self._scratch.address, 0, self._scratch.lkey)
         self._prebuilt: dict[int, Any] = {}  # inline Sends by length
         self._phase = _Phase.INIT
         self._loop = asyncio.get_running_loop()
@@ -339,7 +340,6 @@ class VerbsQueuePair(QueuePair):
         opcode = OP_SEND_WITH_INV if wr.invalidate else OP_SEND
         flags = SEND_SIGNALED if wr.signaled else 0
         if 0 < length <= self._inline and not self._backlog and self._credits and self._phase is _Phase.RTS:
-            assert self._scratch is not None
             _gather(views, self._scratch.view)
             element = (self._scratch.address, length, self._scratch.lkey)
             self._post(op, ((element,),), opcode, 0, wr.invalidate, flags | SEND_INLINE)
@@ -495,6 +495,8 @@ class VerbsQueuePair(QueuePair):
             wr.send_flags = flags
             self._raw.post_send(wr)
             return
+        # pyverbs makes no request without an element.
+        elements = elements or (self._nothing,)
         self._fill(elements)
         count = len(elements)
         wr = self._send_wr(
@@ -502,7 +504,7 @@ class VerbsQueuePair(QueuePair):
             opcode=opcode,
             num_sge=count,
             imm_data=rkey if opcode == OP_SEND_WITH_INV else 0,
-            sg=self._sges[:count] if count else None,
+            sg=self._sges[:count],
             send_flags=flags,
         )
         try:
