@@ -20,7 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 import initiator
 from initiator import demo as demonstration
-from initiator.bench import loopback as benchmarks
+from initiator.bench.cli import make_app
 from initiator.doctor import examine
 from initiator.lun import Lun
 from initiator.report import describe
@@ -28,7 +28,7 @@ from initiator.stream import FileSink, FileSource, LunSink, LunSource, Sink, Sou
 from initiator.url import SCHEME
 from iser.errors import IserError, UsageError
 from iser.logs import configure_logging
-from iser.sg.planner import check_strategy
+from iser.sg.planner import STRATEGY_NAMES, check_strategy
 
 __all__ = ["app", "main"]
 
@@ -44,8 +44,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="An iSER initiator in userspace. A URL is iser://[user%password@]host[:port]/iqn/lun[?option=value&...].",
 )
-bench_app = typer.Typer(no_args_is_help=True, help="Small benchmarks.")
-app.add_typer(bench_app, name="bench")
 
 Where = Annotated[str, typer.Argument(metavar="URL", help="The LUN.")]
 Lba = Annotated[int, typer.Option("--lba", min=0, help="First block.")]
@@ -64,7 +62,8 @@ def _global_options(
     log: Annotated[
         list[str] | None, typer.Option(metavar="[NAME=]LEVEL", help="What to log to stderr, e.g. iser.sg=debug.")
     ] = None,
-    strategy: Annotated[str, typer.Option(help="How lists are registered: auto, page-list, indirect, bounce.")] = "",
+    strategy: Annotated[str, typer.Option(help=f"How lists are registered: {', '.join(STRATEGY_NAMES)}.")] = "",
+    no_bounce: Annotated[bool, typer.Option("--no-bounce", help="Refuse a list in place of copying it.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -72,7 +71,9 @@ def _global_options(
     del version
     with _reported():
         configure_logging(log or (), logging.WARNING)
-        context.obj = {"strategy": check_strategy(strategy)} if strategy else {}
+        context.obj = {"strategy": check_strategy(strategy, no_bounce=no_bounce)} if strategy else {}
+        if no_bounce:
+            context.obj["no_bounce"] = True
 
 
 # How a command ends
@@ -288,14 +289,6 @@ def demo() -> None:
     _run(demonstration.run())
 
 
-@bench_app.command()
-def loopback(
-    seconds: Annotated[float, typer.Option(min=0.1, max=600.0, help="For each measurement.")] = 2.0,
-) -> None:
-    """Throughput and IOPS against raw TCP, all on loopback and in this run."""
-    _run(benchmarks.run(seconds))
-
-
 @app.command()
 def doctor(host: Annotated[str, typer.Argument(help="A host: say how it would be reached.")] = "") -> None:
     """Show the RDMA devices and their limits, and what is missing to use them; exit code 1 if something is."""
@@ -316,6 +309,9 @@ def doctor(host: Annotated[str, typer.Argument(help="A host: say how it would be
 def _refuse_terminal(terminal: bool, why: str) -> None:
     if terminal:
         raise UsageError(why)
+
+
+app.add_typer(make_app(_run, _reported), name="bench")
 
 
 def main() -> None:

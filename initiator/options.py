@@ -14,7 +14,7 @@ from iser.rdma.choose import AUTO, check_provider
 from iser.sg.planner import check_strategy
 from iser.sg.strategies import Immediate
 
-__all__ = ["MAX_QUEUE_DEPTH", "OPTION_NAMES", "ConnectOptions", "default_initiator_name", "parse_option"]
+__all__ = ["MAX_QUEUE_DEPTH", "OPTION_NAMES", "ConnectOptions", "default_initiator_name", "parse_option", "parse_size"]
 
 MAX_QUEUE_DEPTH: Final = 1024
 MAX_TRANSFER: Final = 16 << 20  # bytes of one command: what one memory region is made for
@@ -100,10 +100,11 @@ def _parse_crc(text: str) -> bool | str:
 
 
 def _parse_segment(text: str) -> int | str:
-    return text if text in {"auto", "mss"} else _parse_size(text)
+    return text if text in {"auto", "mss"} else parse_size(text)
 
 
-def _parse_size(text: str) -> int:
+def parse_size(text: str) -> int:
+    """Bytes, written as 65536, 64K or 8M.  Raises UsageError."""
     match = re.fullmatch(r"(\d{1,12})([KM]?)", text, re.IGNORECASE | re.ASCII)
     if match is None:
         raise UsageError(f"{text!r} is no number of bytes; write it like 65536, 64K or 8M")
@@ -120,9 +121,9 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "no_bounce": _parse_bool,
     "remote_invalidate": _parse_bool,
     "immediate_data": _parse_bool,
-    "queue_depth": _parse_size,
-    "pool_size": _parse_size,
-    "max_transfer": _parse_size,
+    "queue_depth": parse_size,
+    "pool_size": parse_size,
+    "max_transfer": parse_size,
     "timeout": _parse_seconds,
     "login_timeout": _parse_seconds,
     "crc": _parse_crc,
