@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -309,6 +310,26 @@ async def test_a_fault_of_the_backend_is_a_medium_error_and_the_session_lives(on
         expected = [good, good, good, bad, good, good] if on == "read" else [good, good, bad, good, good, good]
         assert codes == expected
         assert there == data
+
+
+async def test_a_real_full_disk_is_a_medium_error_and_loses_nothing(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with logged_in(config(target=file_disk(tmp_path))) as peer:
+        before, after = pattern(65536, 1), pattern(65536, 2)
+        assert (await peer.command(write_blocks(0, 128), write=before))[0].status == 0
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))  # the file is sparse: it cannot grow beyond this
+        try:
+            for _ in range(3):
+                response, sense = await peer.command(write_blocks(4096, 128), write=after)
+                assert (response.status, sense[2], sense[12]) == (2, 3, 0x0C)
+                assert response.residual == 65536
+            assert (await peer.command(write_blocks(128, 128), write=after))[0].status == 0
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        there = bytearray(131072)
+        await peer.command(read_blocks(0, 256), read=there)
+        assert there == before + after
+        assert (await peer.command(write_blocks(4096, 128), write=after))[0].status == 0
 
 
 # Aborts and ends

@@ -44,3 +44,22 @@ def test_max_cmd_sn_never_goes_back(start: int, steps: list[bool]) -> None:
             running -= 1
         assert sn_le(before, numbers.max_cmd_sn)
         assert 0 <= running <= 3
+
+
+def test_a_rejected_command_gives_its_number_and_its_place_back() -> None:
+    numbers = Numbering(0xFFFFFFFF, 0, depth=2)
+    last = numbers.max_cmd_sn
+    numbers.begin()
+    numbers.undo()
+    assert (numbers.exp_cmd_sn, numbers.max_cmd_sn) == (0xFFFFFFFF, last)
+
+
+def test_there_is_room_for_as_many_as_the_window_is_deep() -> None:
+    numbers = Numbering(1, 0, depth=2)
+    rooms = []
+    for _ in range(2):
+        rooms.append(numbers.room)
+        numbers.begin()
+    assert [*rooms, numbers.room] == [True, True, False]
+    numbers.end()
+    assert numbers.room

@@ -64,3 +64,16 @@ async def test_a_cancelled_waiter_takes_nothing() -> None:
     with pytest.raises(asyncio.CancelledError):
         await granted
     assert pool.in_use == 0
+
+
+async def test_a_cancelled_waiter_holds_up_nobody_behind_it() -> None:
+    pool = StagingPool(limit=8192)
+    held = await pool.take(4096)
+    big = asyncio.create_task(pool.take(8192))
+    small = asyncio.create_task(pool.take(4096))
+    await asyncio.sleep(0)
+    big.cancel()
+    pool.give(await asyncio.wait_for(small, 1))
+    assert big.cancelled()
+    pool.give(held)
+    assert pool.in_use == 0
