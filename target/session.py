@@ -82,7 +82,6 @@ class Session:
         self._held: dict[int, Pdu | None] = {}  # by CmdSN, all in the window; None is a command that was given up
         self._draining: dict[int, int] = {}
         self._immediate = 0
-        self._closed = False
         self.execution = execution(self) if execution else None
         self._handlers: dict[type[Any], Callable[[Pdu], None]] = {
             NopOut: self._nop,
@@ -124,7 +123,6 @@ class Session:
 
     def abort_all(self) -> None:
         """The connection ends: drop every task; memory that data moves in stays until :meth:`connection_lost`."""
-        self._closed = True
         self._held.clear()
         for task in list(self.tasks.values()):
             self._drop(task)
