@@ -35,7 +35,9 @@ def serve(
     file: Annotated[str | None, typer.Option(help="Path of a LUN in a file.")] = None,
     size: Annotated[str | None, typer.Option(help="Size of the file, which is made if it is not there.")] = None,
     name: Annotated[str, typer.Option(help="iSCSI name of the target.")] = "iqn.2026-11.demo:disk",
-    listen: Annotated[list[str] | None, typer.Option(help="A portal, e.g. iser://127.0.0.1:3260; repeatable.")] = None,
+    listen: Annotated[
+        list[str] | None, typer.Option(help="A portal, iser://HOST:PORT or iscsi://HOST:PORT for TCP; repeatable.")
+    ] = None,
     log: Log = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then end in good order."""
@@ -67,8 +69,8 @@ async def _serve(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server = await TargetServer.start(config)
-    for host, port in server.addresses:
-        typer.echo(f"listening iser://{f'[{host}]' if ':' in host else host}:{port}")
+    for portal in server.portals:
+        typer.echo(f"listening {portal}")
     sys.stdout.flush()
     await stop.wait()
     await server.close()

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from iser.datamover import IserTarget
 from iser.errors import ConnectionLost, IserError, PduError
 from iser.login import (
     LOGIN_DATA_LENGTH,
@@ -21,16 +20,15 @@ from iser.login import (
     Wishes,
 )
 from iser.pdu import Pdu, TaskManagementRequest
-from iser.rdma.api import ConnectRequest
 from target.execution import Execution
 from target.registry import Registry
 from target.session import Session
 from target.staging import StagingPool
+from target.transport import MAX_DATA_RECEIVES, Incoming
 
-__all__ = ["LOGIN_TIMEOUT", "MAX_DATA_RECEIVES", "SMALL_DATA_LENGTH", "Connection", "ConnectionSettings"]
+__all__ = ["LOGIN_TIMEOUT", "SMALL_DATA_LENGTH", "Connection", "ConnectionSettings"]
 
-MAX_DATA_RECEIVES: Final = 2048  # receives of one connection for unsolicited data
-SMALL_DATA_LENGTH: Final = 128  # bytes of text in a PDU to initiators with small receives
+SMALL_DATA_LENGTH: Final = 128  # bytes of text in a PDU to iSER initiators, which have small receives
 LOGIN_TIMEOUT: Final = 15.0  # seconds from the connection to the full-feature phase
 
 log = logging.getLogger("iser.target")
@@ -54,30 +52,32 @@ class Connection:
         registry: Registry,
         staging: StagingPool,
         settings: ConnectionSettings,
-        addresses: Callable[[tuple[str, int]], list[TargetAddress]],
+        addresses: Callable[[Incoming], list[TargetAddress]],
+        incoming: Incoming,
     ) -> None:
         self._registry = registry
         self._staging = staging
         self._settings = settings
         self._addresses = addresses
-        self._datamover = IserTarget(self)
+        self._incoming = incoming
+        self._datamover = incoming.datamover(self)
         self._login = TargetLogin(
-            TargetLoginConfig(transport="iser", wishes=settings.wishes, command_window=settings.queue_depth),
+            TargetLoginConfig(
+                transport=incoming.transport,
+                wishes=incoming.wishes(settings.wishes),
+                command_window=settings.queue_depth,
+            ),
             None,
             registry,
         )
         self._ended = asyncio.Event()
-        self._local: tuple[str, int] = ("", 0)
         self.session: Session | None = None
 
-    async def serve(self, request: ConnectRequest) -> None:
-        """Accept ``request`` and stay until the connection has ended and all it held is free."""
-        self._local = request.info.local_address
+    async def serve(self) -> None:
+        """Accept the connection and stay until it has ended and all it held is free."""
         settings = self._settings
         try:
-            more = 0 if settings.wishes.initial_r2t else MAX_DATA_RECEIVES
-            invalidate = settings.remote_invalidate
-            await self._datamover.accept(request, settings.queue_depth, more, remote_invalidate=invalidate)
+            await self._incoming.accept(settings.queue_depth)
         except IserError as error:
             log.info("%s: not accepted: %s", self._datamover.name, error)
             return
@@ -170,9 +170,10 @@ class Connection:
             assert nexus is not None
             return Execution(target.device, nexus, datamover, params, self._staging, session.finish)
 
-        # Linux and libiscsi post receives of 128 bytes of data in a normal session, whatever they negotiate.
-        max_data = LOGIN_DATA_LENGTH if result.discovery else SMALL_DATA_LENGTH
-        text = TextResponder(params, self._records, transport="iser", max_data=max_data)
+        # Linux and libiscsi post receives of 128 bytes of data in a normal iSER session, whatever they negotiate.
+        transport = self._incoming.transport
+        max_data = LOGIN_DATA_LENGTH if result.discovery or transport != "iser" else SMALL_DATA_LENGTH
+        text = TextResponder(params, self._records, transport=transport, max_data=max_data)
         session = Session(self, result, datamover, execution if target else None, text, settings.queue_depth)
         self.session = session
         old = self._registry.enter(session, nexus)
@@ -183,13 +184,13 @@ class Connection:
             datamover.name,
             result.initiator_name,
             result.target_name or "discovery",
-            ", remote invalidation on" if datamover.remote_invalidate else "",
+            self._incoming.note,
         )
         if old is not None:
             old.close("the initiator logged in anew")
 
     def _records(self, wanted: str) -> list[TargetRecord]:
-        return self._registry.records(wanted, self._addresses(self._local))
+        return self._registry.records(wanted, self._addresses(self._incoming))
 
     def _login_overdue(self) -> None:
         if self.session is None:

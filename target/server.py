@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import socket
 from typing import Final, Literal, cast
 
 from iser.errors import BackendError, IserError, UsageError
-from iser.login import LOGIN_DATA_LENGTH, TargetAddress, Wishes
+from iser.login import LOGIN_DATA_LENGTH, TargetAddress, Transport, Wishes
+from iser.net import TcpListener, display
 from iser.rdma.api import ConnectRequest, Listener, Provider
 from iser.rdma.choose import make_provider
 from iser.rdma.softiwarp import SoftIwarpOptions
 from target.config import Config, LimitsConfig
 from target.config.build import build_device
-from target.connection import MAX_DATA_RECEIVES, Connection, ConnectionSettings
+from target.config.values import Listen
+from target.connection import Connection, ConnectionSettings
 from target.registry import Registry, ServedTarget
 from target.staging import StagingPool
+from target.transport import MAX_DATA_RECEIVES, Incoming, IserIncoming, TcpIncoming
 
 __all__ = ["DRAIN_TIMEOUT", "MAX_LOGINS", "TargetServer"]
 
@@ -36,7 +40,8 @@ class TargetServer:
         self._registry = Registry(targets, limits.max_sessions)
         self.staging = StagingPool()
         self._connections: dict[Connection, asyncio.Task[None] | None] = {}
-        self._listeners: list[Listener] = []
+        self._listeners: list[tuple[Transport, Listener | TcpListener]] = []
+        self._accepting: set[asyncio.Task[None]] = set()
         self._settings = ConnectionSettings(
             queue_depth=limits.queue_depth,
             wishes=Wishes(
@@ -53,9 +58,14 @@ class TargetServer:
         self = cls(config, await _open_targets(config))
         try:
             for portal in config.portal.values():
-                host, port = portal.listen
-                used = provider or await _provider(config, host)
-                self._listeners.append(await used.listen(host, port, self._connect_request))
+                host, port, transport = portal.listen
+                listener: Listener | TcpListener
+                if transport == "tcp":
+                    listener = await TcpListener.open(host, port, self._tcp_connection)
+                else:
+                    used = provider or await _provider(config, host)
+                    listener = await used.listen(host, port, self._connect_request)
+                self._listeners.append((transport, listener))
         except IserError:
             await self.close()
             raise
@@ -64,7 +74,12 @@ class TargetServer:
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """The portals, as bound."""
-        return [listener.address for listener in self._listeners]
+        return [listener.address for _, listener in self._listeners]
+
+    @property
+    def portals(self) -> list[Listen]:
+        """The portals, as bound, with their transports."""
+        return [Listen(*listener.address, transport) for transport, listener in self._listeners]
 
     @property
     def sessions(self) -> int:
@@ -74,7 +89,7 @@ class TargetServer:
     async def close(self, drain: float = DRAIN_TIMEOUT) -> None:
         """Take no more logins, give running commands ``drain`` seconds to end, end the sessions, close the backends."""
         self._registry.draining = True
-        for listener in self._listeners:
+        for _, listener in self._listeners:
             await listener.close()
         await self._drain(drain)
         tasks = [task for task in self._connections.values() if task]
@@ -96,22 +111,41 @@ class TargetServer:
             await asyncio.sleep(0.02)
 
     async def _connect_request(self, request: ConnectRequest) -> None:
+        settings = self._settings
+        unsolicited = not settings.wishes.initial_r2t
+        await self._serve(IserIncoming(request, remote_invalidate=settings.remote_invalidate, unsolicited=unsolicited))
+
+    def _tcp_connection(self, sock: socket.socket) -> None:
+        try:
+            incoming = TcpIncoming(sock)
+        except IserError as error:
+            log.info("%s", error)
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(incoming))
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
+
+    async def _serve(self, incoming: Incoming) -> None:
         full = len(self._connections) >= self._config.limits.max_sessions + MAX_LOGINS
         if full or self._registry.draining:
             why = "too many connections" if full else "the target is shutting down"
-            log.warning("refusing %s:%d: %s", *request.info.remote_address, why)
-            await request.reject()
+            log.warning("refusing %s: %s", display(incoming.remote), why)
+            await incoming.reject()
             return
-        connection = Connection(self._registry, self.staging, self._settings, self._portal_addresses)
+        connection = Connection(self._registry, self.staging, self._settings, self._portal_addresses, incoming)
         self._connections[connection] = asyncio.current_task()
         try:
-            await connection.serve(request)
+            await connection.serve()
         finally:
             del self._connections[connection]
 
-    def _portal_addresses(self, local: tuple[str, int]) -> list[TargetAddress]:
-        """What SendTargets says of our portals, to an initiator that reached us at ``local``."""
-        return [TargetAddress(local[0] if _is_wildcard(host) else host, port) for host, port in self.addresses]
+    def _portal_addresses(self, incoming: Incoming) -> list[TargetAddress]:
+        """What SendTargets says to an initiator on ``incoming``: an address does not tell its transport, so its own."""
+        return [
+            TargetAddress(incoming.local[0] if _is_wildcard(host) else host, port)
+            for host, port, transport in self.portals
+            if transport == incoming.transport
+        ]
 
 
 async def _open_targets(config: Config) -> list[ServedTarget]:

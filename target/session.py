@@ -327,7 +327,7 @@ class Session:
         assert type(bhs) is NopOut
         self._slot_over(bhs.opcode)
         if bhs.itt != RESERVED_TAG:
-            limit = self.login.params.initiator_recv_data_segment_length
+            limit = self.login.params.to_initiator_length
             self._send(NopIn(lun=bhs.lun, itt=bhs.itt), bytes(pdu.data[:limit]))
 
     def _text_request(self, pdu: Pdu) -> None:

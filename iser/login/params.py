@@ -54,6 +54,20 @@ class NegotiatedParameters:
     tagged_buffer_for_solicited_data_only: bool | None = None
     iser_hello_required: bool = False
 
+    @property
+    def to_initiator_length(self) -> int:
+        """Bytes of data segment in a control PDU to the initiator, over either transport."""
+        if self.rdma_extensions:
+            return self.initiator_recv_data_segment_length
+        return self.max_recv_data_segment_length_initiator
+
+    @property
+    def to_target_length(self) -> int:
+        """Bytes of data segment in a PDU to the target, over either transport."""
+        if self.rdma_extensions:
+            return self.target_recv_data_segment_length
+        return self.max_recv_data_segment_length_target
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:

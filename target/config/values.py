@@ -6,6 +6,7 @@ import re
 from typing import Final, NamedTuple
 
 from iser.errors import UsageError
+from iser.login import Transport
 
 __all__ = [
     "DEFAULT_BLOCK_SIZE",
@@ -32,6 +33,8 @@ MAX_NAME: Final = 223
 MAX_SIZE: Final = 1 << 60
 
 _SIZE = re.compile(r"(\d{1,19})\s*([KMGTP]?)(i?B)?", re.IGNORECASE)
+_SCHEMES: Final[dict[Transport, str]] = {"iser": "iser", "tcp": "iscsi"}
+_TRANSPORTS: Final = {scheme: transport for transport, scheme in _SCHEMES.items()}
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50}
 _LISTEN = re.compile(r"(?:(?P<scheme>[a-z][a-z0-9+.-]*)://)?(?P<host>\[[^\]]*\]|[^:/\[\]]*)(?::(?P<port>[^:/]*))?/?")
 _IQN = re.compile(r"iqn\.\d{4}-(0[1-9]|1[0-2])\.[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[^\s\x00-\x20]*)?")
@@ -43,10 +46,11 @@ class Listen(NamedTuple):
 
     host: str
     port: int
+    transport: Transport = "iser"
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"iser://{host}:{self.port}"
+        return f"{_SCHEMES[self.transport]}://{host}:{self.port}"
 
 
 def parse_size(value: object) -> int:
@@ -63,16 +67,16 @@ def parse_size(value: object) -> int:
 
 
 def parse_listen(value: object) -> Listen:
-    """The address in ``iser://host[:port]``; a host in brackets is IPv6."""
+    """The address in ``iser://host[:port]``, or ``iscsi://`` for plain TCP; a host in brackets is IPv6."""
     match = _LISTEN.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise UsageError(f"{value!r} is not a portal address; write 'iser://HOST:PORT', an IPv6 host in [brackets]")
-    if match["scheme"] != "iser":
-        raise UsageError(f"{value!r} has to start with 'iser://'")
+    if match["scheme"] not in _TRANSPORTS:
+        raise UsageError(f"{value!r} has to start with 'iser://', or 'iscsi://' for plain iSCSI over TCP")
     host = match["host"].strip("[]")
     if not host:
         raise UsageError(f"{value!r} names no host; write 0.0.0.0 or [::] for every address of this machine")
-    return Listen(host, _port(match["port"], value))
+    return Listen(host, _port(match["port"], value), _TRANSPORTS[match["scheme"]])
 
 
 def _port(text: str | None, value: object) -> int:

@@ -62,7 +62,7 @@ def test_addresses(text: str, listen: Listen) -> None:
     ("value", "words"),
     [
         ("127.0.0.1:3260", "start with 'iser://'"),
-        ("iscsi://h:1", "start with 'iser://'"),
+        ("http://h:1", "start with 'iser://', or 'iscsi://'"),
         ("iser://:3260", "names no host"),
         ("iser://h:65536", "port '65536' .* out of range"),
         ("iser://h:-1", "port '-1' .* out of range"),
