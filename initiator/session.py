@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from initiator.commands import Commands
 from initiator.requests import SERIAL_HALF
-from initiator.task import code_name
+from initiator.task import Request, code_name
 from iser.datamover import InitiatorDatamover
 from iser.errors import CommandAborted, CommandError, ConnectionLost, IserError, PduError
 from iser.login import InitiatorLogin, LoginResult
@@ -25,6 +25,7 @@ from iser.pdu import (
     Pdu,
     Reject,
     RejectReason,
+    ScsiCommand,
     ScsiResponse,
     TaskManagementResponse,
     TextResponse,
@@ -103,7 +104,7 @@ class Session(Commands):
         self._cmd_sn, self._max_cmd_sn = result.cmd_sn, result.max_cmd_sn
         self._exp_stat_sn = result.exp_stat_sn
         if self._immediate_data and params.immediate_data:
-            self._max_immediate = min(params.first_burst_length, params.target_recv_data_segment_length)
+            self._max_immediate = min(params.first_burst_length, params.to_target_length)
         self._datamover.notice_key_values(params)
         self._datamover.enable_datamover()
 
@@ -122,7 +123,7 @@ class Session(Commands):
 
     def _control(self, pdu: Pdu, bhs: Any) -> None:
         if not isinstance(bhs, NopIn | TaskManagementResponse | TextResponse | LogoutResponse | AsyncMessage | Reject):
-            raise PduError(f"the target sent a {type(bhs).__name__}, which has no place in iSER's full-feature phase")
+            raise PduError(f"the target sent a {type(bhs).__name__}, which has no place in the full-feature phase")
         if (bhs.max_cmd_sn - self._max_cmd_sn & _MASK) < SERIAL_HALF:
             self._max_cmd_sn = bhs.max_cmd_sn
         if isinstance(bhs, NopIn) and bhs.itt == RESERVED_TAG:
@@ -178,6 +179,8 @@ class Session(Commands):
         try:
             rejected = decode_bhs(header)
             itt, what = getattr(rejected, "itt", RESERVED_TAG), f"our {type(rejected).__name__}"
+            if isinstance(rejected, ScsiCommand) and rejected.cmd_sn == bhs.exp_cmd_sn and itt in self._tasks:
+                self._fill_gap(rejected.cmd_sn)
         except PduError:
             itt, what = RESERVED_TAG, "a PDU of ours"
         reason = code_name(RejectReason, bhs.reason)
@@ -189,6 +192,15 @@ class Session(Commands):
             self._finish(request, error)
         else:
             log.warning("%s: %s", self.name, error)
+
+    def _fill_gap(self, cmd_sn: int) -> None:
+        """Ping under the number of a rejected command: the target has not counted it, and holds all that come after."""
+        gap = self._loop.create_future()
+        request = Request(self._tags.take(), "the ping in place of a rejected command", NopIn, self.timeout, gap)
+        gap.add_done_callback(lambda future: future.cancelled() or future.exception())
+        self._requests[request.itt] = request
+        self._set_deadline(request, self.timeout)
+        self._datamover.send_control(Pdu(NopOut(itt=request.itt, cmd_sn=cmd_sn, exp_stat_sn=self._exp_stat_sn)))
 
     # The end
 

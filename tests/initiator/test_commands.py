@@ -20,6 +20,8 @@ from iser.pdu import (
     RESPONSE_OVERFLOW,
     RESPONSE_UNDERFLOW,
     ExtendedCdb,
+    NopIn,
+    NopOut,
     Reject,
     ScsiCommand,
     ScsiResponse,
@@ -502,6 +504,25 @@ async def test_a_rejected_command_fails_and_frees_its_stag() -> None:
             await task
         await no_live_key(link)
         await ping_pong(link.session, puppet)
+
+
+async def test_a_rejected_command_leaves_no_gap_for_the_target_to_wait_for() -> None:
+    async with session_with_puppet() as (link, puppet):
+        task = started(link.session.execute(0, CDB))
+        command, _ = await puppet.receive(ScsiCommand)
+        puppet.exp_cmd_sn = command.cmd_sn  # a rejected command is not counted
+        puppet.send(Reject(reason=9), encode_bhs(command))
+        with pytest.raises(CommandError, match="rejected our ScsiCommand"):
+            await task
+        ping, _ = await puppet.receive(NopOut)
+        assert (ping.opcode, ping.cmd_sn) == (0, command.cmd_sn)
+        puppet.exp_cmd_sn = (command.cmd_sn + 1) & 0xFFFFFFFF
+        puppet.send(NopIn(itt=ping.itt))
+        task = started(link.session.execute(0, CDB))
+        following, _ = await puppet.receive(ScsiCommand)
+        assert following.cmd_sn == puppet.exp_cmd_sn - 1
+        puppet.respond(following.itt)
+        assert (await task).status == 0
 
 
 async def test_a_response_to_a_task_that_never_was_ends_the_session() -> None:
