@@ -1,0 +1,96 @@
+"""Runs cases one after the other, each on connections of its own, whatever becomes of the target meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import replace
+from typing import Final
+
+from initiator.conformance.case import Case, Failure, Outcome, Skipped, Unusual, Verdict
+from initiator.conformance.site import Site
+from iser.errors import ConnectionFailed, IserError
+
+__all__ = ["CASE_TIMEOUT", "RECOVERY", "run_cases"]
+
+CASE_TIMEOUT: Final = 30.0  # seconds
+RECOVERY: Final = 10.0  # seconds that a target has to come back after a case that it did not survive
+_RETRY: Final = 0.5
+
+log = logging.getLogger("iser.conformance")
+
+
+async def run_cases(
+    cases: Iterable[Case],
+    site: Site,
+    *,
+    destructive: bool = False,
+    timeout: float = CASE_TIMEOUT,
+    recovery: float = RECOVERY,
+    begin: Callable[[Case], None] | None = None,
+) -> AsyncIterator[Outcome]:
+    """The outcome of each case, as it ends; ``begin`` is told of each before it starts.
+
+    After a case that did not pass the target must take a login again, within ``recovery`` seconds; if it does not, that
+    case has failed and the rest are skipped.
+    """
+    gone = ""
+    for case in cases:
+        if begin:
+            begin(case)
+        if gone:
+            yield Outcome(case, Verdict.SKIP, f"the target has not come back since {gone}")
+            continue
+        outcome = await _run_one(case, site, destructive=destructive, timeout=timeout)
+        if (outcome.verdict is not Verdict.PASS or case.risky) and outcome.verdict is not Verdict.SKIP:
+            problem = await _problem(site, recovery)
+            if problem:
+                gone = case.full_name
+                said = f"{outcome.why}; " if outcome.why else ""
+                outcome = replace(
+                    outcome, verdict=Verdict.FAIL, why=f"{said}the target takes no login after it: {problem}"
+                )
+        yield outcome
+
+
+async def _run_one(case: Case, site: Site, *, destructive: bool, timeout: float) -> Outcome:
+    if case.destructive and not destructive:
+        return Outcome(case, Verdict.SKIP, "it writes to the LUN; allow that with --destructive")
+    start = time.monotonic()
+    verdict, why = Verdict.PASS, ""
+    try:
+        async with asyncio.timeout(timeout):
+            await case.run(replace(site, writes=case.destructive))
+    except Skipped as skipped:
+        verdict, why = Verdict.SKIP, str(skipped)
+    except Unusual as unusual:
+        verdict, why = Verdict.WARN, str(unusual)
+    except Failure as failure:
+        verdict, why = Verdict.FAIL, str(failure)
+    except TimeoutError:
+        verdict, why = Verdict.FAIL, f"it did not end within {timeout:g} seconds"
+    except IserError as error:
+        verdict, why = Verdict.FAIL, f"{type(error).__name__}: {error}"
+    except Exception as error:
+        # A fault of the suite must be seen, and must not end the run.
+        log.exception("%s: internal error", case.full_name)
+        verdict, why = Verdict.FAIL, f"internal error of the suite: {error!r}"
+    return Outcome(case, verdict, why, time.monotonic() - start)
+
+
+async def _problem(site: Site, seconds: float) -> str:
+    """Why the target takes no login within ``seconds``; "" if it does."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            async with asyncio.timeout(seconds), site.session():
+                return ""
+        except (Failure, ConnectionFailed, IserError) as error:
+            problem = str(error)
+        except TimeoutError:
+            problem = "no answer"
+        if time.monotonic() >= deadline:
+            return problem
+        await asyncio.sleep(_RETRY)
