@@ -28,6 +28,7 @@ SMALL_DEPTHS: Final = (1, 32)
 _SOCKET_BUFFER: Final = 4 << 20
 _COUNT: Final = 8  # bytes that tell the raw peer how much will come, or how much to send
 _DONE: Final = b"!"
+_FOOTPRINT: Final = LARGE * (LARGE_DEPTH + 1)  # bytes of memory on either side, as the transfers compared with have
 
 
 async def run(seconds: float = 2.0) -> None:
@@ -120,7 +121,7 @@ async def _raw_process() -> AsyncIterator[int]:
 
 
 def _raw_client(port: int, direction: bytes, length: int) -> float:
-    buffer = bytearray(LARGE)
+    buffer = bytearray(_FOOTPRINT)
     with socket.create_connection(("127.0.0.1", port)) as sock:
         _tune(sock)
         start = time.perf_counter()
@@ -140,7 +141,7 @@ def _raw_server() -> None:
         sock, _ = listener.accept()
         with sock:
             _tune(sock)
-            request, buffer = bytearray(1 + _COUNT), bytearray(LARGE)
+            request, buffer = bytearray(1 + _COUNT), bytearray(_FOOTPRINT)
             _take(sock, request, len(request))
             length = int.from_bytes(request[1:], "big")
             if request[:1] == b"R":
@@ -158,18 +159,24 @@ def _tune(sock: socket.socket) -> None:
 
 def _give(sock: socket.socket, buffer: bytearray, length: int) -> None:
     view = memoryview(buffer)
+    at = 0
     while length:
-        sent = sock.send(view[: min(length, len(view))])
+        sent = sock.send(view[at : at + min(length, LARGE)])
         length -= sent
+        at = (at + sent) % (len(view) - LARGE + 1)
 
 
 def _take(sock: socket.socket, buffer: bytearray, length: int) -> None:
     view = memoryview(buffer)
+    at = 0
     while length:
-        got = sock.recv_into(view[: min(length, len(view))])
+        got = sock.recv_into(view[at : at + min(length, LARGE)])
         if not got:
             raise ConnectionFailed("the raw TCP peer closed the connection early")
         length -= got
+        at += got
+        if len(view) > LARGE:
+            at %= len(view) - LARGE + 1
 
 
 def _say(line: str) -> None:

@@ -100,6 +100,7 @@ class Receiver:
         "_first",
         "_header",
         "_keys",
+        "_large",
         "_left",
         "_message_op",
         "_msn",
@@ -137,6 +138,7 @@ class Receiver:
         self._view = memoryview(self._buf)
         self._first = self._view
         self._pos = self._end = 0  # the staged bytes not yet parsed
+        self._large = False  # was the last tagged payload one to receive in place?
         self.has_heard = False
         # The untagged message being received.
         self._msn = self._msn_read = 1
@@ -185,14 +187,33 @@ class Receiver:
             self._fail(_invalidated(region.rkey), self._header)
         if self._pos == self._end or self.stopped:
             self._pos = self._end = 0
+            if self._large:
+                # Little more than the next header, so that the next large payload is received in place from its start.
+                self.wanted = _TAIL_LAST
+                return [self._view[:_TAIL_LAST]]
             self.wanted = RECV_SIZE
             return [self._first]
         if STAGING_SIZE - self._end < RECV_SIZE:
             left = self._end - self._pos
             self._buf[:left] = self._view[self._pos : self._end]
             self._pos, self._end = 0, left
-        self.wanted = RECV_SIZE
-        return [self._view[self._end : self._end + RECV_SIZE]]
+        self.wanted = wanted = self._rest_of_fpdu() or RECV_SIZE
+        return [self._view[self._end : self._end + wanted]]
+
+    def _rest_of_fpdu(self) -> int:
+        """What to ask for when the end of a large FPDU is missing; 0 after anything else.
+
+        Were more staged than its end, the next FPDU of the same size would lack its own end again, and so on: all of a
+        long transfer would be staged and copied.
+        """
+        have = self._end - self._pos
+        if have < _TAGGED_DATA:
+            return 0
+        ulpdu, control, _, _ = TAGGED.unpack_from(self._buf, self._pos)
+        size: int = (ulpdu + 5 & ~3) + 4
+        if size < STEER_MIN or not control & CTRL_TAGGED:
+            return 0
+        return size - have + (_TAIL_LAST if control & CTRL_LAST else _TAGGED_DATA)
 
     def _steered(self) -> list[memoryview]:
         dst = self._dst
@@ -306,6 +327,7 @@ class Receiver:
                         region.flat[offset : offset + length] = view[data : data + length]
                     else:
                         _scatter(region.slices(offset, length), view, data)
+                    self._large = length >= STEER_MIN
                     if control & CTRL_LAST:
                         self.writes += 1
                 else:
@@ -357,6 +379,7 @@ class Receiver:
         self._crc_pieces = list(pieces) if self.crc else []
         self._dst = pieces
         self._left = length
+        self._large = True
         have = self._end - data
         while have:
             piece = pieces[0]
