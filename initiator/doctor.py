@@ -15,7 +15,7 @@ from iser.rdma.verbs.constants import NODE_TYPE_RNIC
 from iser.rdma.verbs.device import SYSFS, VerbsDevice, node_type
 from iser.rdma.verbs.library import load_pyverbs, memlock_limit
 from iser.rdma.verbs.options import VerbsOptions
-from iser.rdma.verbs.rdmacm import load_rdmacm
+from iser.rdma.verbs.rdmacm import CM_NODE, load_rdmacm
 
 __all__ = ["Finding", "examine"]
 
@@ -82,7 +82,7 @@ def _memlock() -> Lines:
 def _device(name: str, problems: Lines) -> Lines:
     kind = "iWARP" if node_type(name) == NODE_TYPE_RNIC else "InfiniBand or RoCE"
     lines = [(f"device {name}", f"{kind}, {', '.join(_ports(name)) or 'no port'}")]
-    for path in ("/dev/infiniband/rdma_cm", _node_of(name)):
+    for path in (CM_NODE, _node_of(name)):
         if not os.access(path, os.R_OK | os.W_OK):
             problems.append(("problem", f"{path} cannot be opened; load rdma_ucm and ib_uverbs, check its permissions"))
             return lines

@@ -67,8 +67,13 @@ class Endpoint(Datamover):
         except BaseException:
             self._release()
             raise
+        try:
+            self._post_receives(LOGIN_RECEIVES)
+        except BaseException:
+            self._qp.abort(LocalProtocolError("the receives of the login could not be posted"))
+            self._release()
+            raise
         self._qp.on_disconnect = self._disconnected
-        self._post_receives(LOGIN_RECEIVES)
         return self._qp
 
     def notice_key_values(self, params: NegotiatedParameters) -> None:

@@ -116,7 +116,7 @@ def owner_of(family: int, address: tuple[object, ...]) -> str:
         library = load_rdmacm()
         channel, _ = library.create_channel()
     except (IserError, OSError) as error:
-        log.info("the RDMA connection manager cannot be used: %s", error)
+        log.warning("there are RDMA devices but their connection manager cannot be used: %s", error)
         return ""
     try:
         identifier = library.create_id(channel)

@@ -434,6 +434,8 @@ def _os_error_text(status: int) -> str:
 
 
 def _reason(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "the port is in use; end who has it, or take another"
     if error.errno == errno.EADDRNOTAVAIL:
         return "the port is in use, or no RDMA device has the address"
     if error.errno == errno.ENODEV:

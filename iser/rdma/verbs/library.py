@@ -80,7 +80,8 @@ def device_error(what: str, error: BaseException) -> IserError:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
+    text = (error.strerror if isinstance(error, OSError) else "") or str(error)
+    return (text.splitlines() or [type(error).__name__])[0].rstrip(". ")
 
 
 def memlock_limit() -> int | None:

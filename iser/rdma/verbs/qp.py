@@ -179,6 +179,7 @@ class VerbsQueuePair(QueuePair):
         self._late_scheduled = False
         self._fault: IserError | None = None
         self._flushed = False
+        self._interrupted = False  # flushed on the send side before anybody ended the connection
         self._reason: IserError | None = None
         self._marked = False
         self._peer_ended = False
@@ -295,7 +296,7 @@ class VerbsQueuePair(QueuePair):
     def _orderly(self) -> IserError | None:
         if self._fault is not None:
             return self._fault
-        if self._phase is not _Phase.CLOSING and (self._reads or self._waiting):
+        if self._phase is not _Phase.CLOSING and (self._interrupted or self._reads or self._waiting):
             return ConnectionLost(f"{self.name} closed the connection in the middle of a transfer")
         return None
 
@@ -582,6 +583,7 @@ class VerbsQueuePair(QueuePair):
             self._complete_send(wr_id >> 1, status, batch)
         if status:
             self._failed(status, completion)
+            self._interrupted = self._interrupted or (not wr_id & 1 and self._phase is _Phase.RTS)
 
     def _complete_receive(self, number: int, status: int, completion: Any, batch: list[WorkCompletion]) -> None:
         receive = self._receives.pop(number)

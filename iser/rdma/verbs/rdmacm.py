@@ -6,6 +6,7 @@ Nothing here waits but :meth:`CmLibrary.connect` on iWARP.  Errors are OSError, 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -17,6 +18,7 @@ from iser.errors import ResourceError
 from iser.rdma.verbs.constants import CmEventType
 
 __all__ = [
+    "CM_NODE",
     "RDMA_PS_TCP",
     "CmEvent",
     "CmLibrary",
@@ -30,6 +32,7 @@ __all__ = [
     "unpack_address",
 ]
 
+CM_NODE: Final = "/dev/infiniband/rdma_cm"
 RDMA_PS_TCP: Final = 0x0106
 _STORAGE: Final = 128  # bytes of a struct sockaddr_storage
 
@@ -198,7 +201,11 @@ class CmLibrary:
         """The channel and its descriptor, which does not block."""
         channel = self._cm.rdma_create_event_channel()
         if not channel:
-            raise _os_error("rdma_create_event_channel")
+            error = _os_error("rdma_create_event_channel")
+            # The library says that there is no such file even where it may not be opened.
+            if os.path.exists(CM_NODE) and not os.access(CM_NODE, os.R_OK | os.W_OK):
+                raise PermissionError(errno.EACCES, f"{CM_NODE}: {os.strerror(errno.EACCES)}") from error
+            raise error
         fd = channel.contents.fd
         os.set_blocking(fd, False)
         return ctypes.addressof(channel.contents), fd

@@ -265,6 +265,15 @@ async def test_an_end_in_the_middle_of_a_read_is_a_loss(end: End) -> None:
     assert "middle of a transfer" in str(end.ends[0])
 
 
+async def test_a_flush_of_what_was_sent_just_before_the_peers_end_is_a_loss_too(end: End) -> None:
+    end.connect()
+    end.qp.post_send(RdmaRead("read", [mapping(10)], 0, 7))
+    await end.complete(end.raw.sends[0].wr_id, status=5)
+    end.cm.deliver(cm_event(CmEventType.DISCONNECTED))
+    await turns()
+    assert "middle of a transfer" in str(end.ends[0])
+
+
 @pytest.mark.parametrize(
     ("status", "words"),
     [
