@@ -1,4 +1,4 @@
-"""The iSER initiator::
+"""The iSCSI initiator, over iSER or plain TCP::
 
     async with await initiator.connect("iser://host:3260/iqn.2026-11.org:disk/0") as lun:
         await lun.write(0, [header, body, trailer])
@@ -69,10 +69,6 @@ async def connect(url: str | Url, **options: Any) -> Lun:
     ConnectionFailed, LoginError, NegotiationError, ProtocolError, ConnectionLost, CommandError.
     """
     place = Url.parse(url) if isinstance(url, str) else url
-    if place.user:
-        raise UsageError(
-            f"user {place.user!r}: logging in with a password is not possible yet; leave it out of the URL"
-        )
     settings = place.connect_options.with_changes(options)
     link = await open_session(place.portal, place.target, settings)
     try:

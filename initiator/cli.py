@@ -25,7 +25,7 @@ from initiator.doctor import examine
 from initiator.lun import Lun
 from initiator.report import describe
 from initiator.stream import FileSink, FileSource, LunSink, LunSource, Sink, Source, copy
-from initiator.url import SCHEME
+from initiator.url import is_url
 from iser.errors import IserError, UsageError
 from iser.logs import configure_logging
 from iser.sg.planner import STRATEGY_NAMES, check_strategy
@@ -143,7 +143,7 @@ async def _lun(url: str, options: dict[str, Any]) -> AsyncIterator[Lun]:
 
 @asynccontextmanager
 async def _source(where: str, options: dict[str, Any]) -> AsyncIterator[Source]:
-    if where.startswith(SCHEME):
+    if is_url(where):
         async with _lun(where, options) as lun:
             yield LunSource(lun)
         return
@@ -249,7 +249,7 @@ def copy_command(
 
     async def work() -> None:
         async with _source(source, context.obj) as origin:
-            if destination.startswith(SCHEME):
+            if is_url(destination):
                 async with _lun(destination, context.obj) as lun:
                     await _copy("copying", origin, LunSink(lun, 0, origin.size, pad=pad))
             else:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from initiator.credentials import make_auth
 from initiator.options import ConnectOptions, default_initiator_name
 from initiator.requests import Follow
 from initiator.session import Session
 from initiator.url import Portal
 from iser.datamover import IserInitiator, IserInitiatorOptions
+from iser.datamover.tcp import TcpInitiator
 from iser.errors import ConnectionFailed, LoginError
 from iser.login import (
     ALL_TARGETS,
@@ -26,11 +28,17 @@ from iser.pdu import Pdu
 from iser.rdma import choose
 from iser.rdma.api import Provider
 from iser.rdma.softiwarp import SoftIwarpOptions
+from iser.sg import Planner
 
 __all__ = ["DISCOVERY_DEPTH", "MAX_REDIRECTS", "Link", "make_provider", "open_session", "send_targets"]
 
 MAX_REDIRECTS: Final = 3
+TCP_RECV_LENGTH: Final = 256 << 10  # bytes of data segment that we take over TCP
+TCP_BURST: Final = 1 << 20  # bytes of a sequence: fewer round trips for large writes
+TCP_MAX_R2T: Final = 8
 DISCOVERY_DEPTH: Final = 8  # a discovery session has one request outstanding at a time
+_NO_DIGEST: Final = ("None",)
+_DIGEST: Final = ("CRC32C",)
 _ISID_RANDOM: Final = 0x80  # the form of an ISID whose next bytes are random (RFC 7143 section 11.12.5)
 
 
@@ -39,8 +47,13 @@ class Link:
     """A session in full-feature phase, the datamover under it, and the portal that it ended up at."""
 
     session: Session
-    datamover: IserInitiator
+    datamover: IserInitiator | TcpInitiator
     portal: Portal
+
+    @property
+    def planner(self) -> Planner | None:
+        """What registers memory; over TCP nothing has to be."""
+        return self.datamover.planner if isinstance(self.datamover, IserInitiator) else None
 
 
 async def make_provider(portal: Portal, options: ConnectOptions) -> Provider:
@@ -58,44 +71,68 @@ async def open_session(portal: Portal, target: str, options: ConnectOptions, pro
     try:
         async with asyncio.timeout(options.login_timeout):
             for _ in range(MAX_REDIRECTS + 1):
-                login = InitiatorLogin(_login_config(target, options))
+                login = InitiatorLogin(_login_config(portal, target, options), make_auth(options))
                 try:
-                    used = provider or await make_provider(portal, options)
-                    return await _attempt(used, portal, login, options, discovery=not target)
+                    return await _attempt(provider, portal, login, options, discovery=not target)
                 except LoginError:
                     if login.redirect is None:
                         raise
-                    portal = Portal(login.redirect.host, login.redirect.port)
+                    portal = Portal(login.redirect.host, login.redirect.port, portal.transport)
     except TimeoutError:
         raise ConnectionFailed(
             f"{portal} did not complete the login within {options.login_timeout:g} seconds;"
-            " check that an iSER target runs there, or raise login_timeout"
+            " check that an iSCSI target runs there, or raise login_timeout"
         ) from None
     raise ConnectionFailed(f"the target redirected the login more than {MAX_REDIRECTS} times, last to {portal}")
 
 
-def _login_config(target: str, options: ConnectOptions) -> InitiatorLoginConfig:
+def _login_config(portal: Portal, target: str, options: ConnectOptions) -> InitiatorLoginConfig:
+    wishes = Wishes(immediate_data=options.immediate_data)
+    if portal.transport == "tcp":
+        wishes = replace(
+            wishes,
+            header_digest=_DIGEST if options.header_digest else _NO_DIGEST,
+            data_digest=_DIGEST if options.data_digest else _NO_DIGEST,
+            max_recv_data_segment_length=TCP_RECV_LENGTH,
+            max_burst_length=TCP_BURST,
+            max_outstanding_r2t=TCP_MAX_R2T,
+        )
     return InitiatorLoginConfig(
         initiator_name=options.initiator_name or default_initiator_name(),
         isid=bytes((_ISID_RANDOM,)) + os.urandom(5),
         target_name=target,
         discovery=not target,
-        wishes=Wishes(immediate_data=options.immediate_data),
+        transport=portal.transport,
+        wishes=wishes,
     )
 
 
 async def _attempt(
-    provider: Provider, portal: Portal, login: InitiatorLogin, options: ConnectOptions, *, discovery: bool
+    provider: Provider | None, portal: Portal, login: InitiatorLogin, options: ConnectOptions, *, discovery: bool
 ) -> Link:
     depth = DISCOVERY_DEPTH if discovery else options.queue_depth
     session = Session(login, depth, options.timeout, immediate_data=options.immediate_data)
-    datamover = await IserInitiator.connect(
+    datamover: IserInitiator | TcpInitiator
+    if portal.transport == "tcp":
+        datamover = await TcpInitiator.connect(portal.host, portal.port, session, options.login_timeout)
+    else:
+        datamover = await _connect_iser(provider or await make_provider(portal, options), portal, session, options)
+    try:
+        await session.log_in(datamover)
+    except BaseException:
+        await datamover.close()
+        raise
+    return Link(session, datamover, portal)
+
+
+async def _connect_iser(provider: Provider, portal: Portal, session: Session, options: ConnectOptions) -> IserInitiator:
+    return await IserInitiator.connect(
         provider,
         portal.host,
         portal.port,
         session,
         IserInitiatorOptions(
-            queue_depth=depth,
+            queue_depth=session.queue_depth,
             remote_invalidate=options.remote_invalidate,
             strategy=options.strategy,
             no_bounce=options.no_bounce,
@@ -103,12 +140,6 @@ async def _attempt(
         ),
         options.login_timeout,
     )
-    try:
-        await session.log_in(datamover)
-    except BaseException:
-        await datamover.close()
-        raise
-    return Link(session, datamover, portal)
 
 
 async def send_targets(session: Session, timeout: float, name: str = ALL_TARGETS) -> list[TargetRecord]:

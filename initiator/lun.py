@@ -46,6 +46,7 @@ class Lun:
         self.number = number
         self._link = link
         self._session = link.session
+        self._planner = link.planner
         self._field = encode_lun(number)
         self._options = options
         self._max_bytes = options.max_transfer
@@ -137,7 +138,7 @@ class Lun:
         blocks, rest = divmod(sg.length, size)
         if rest:
             raise UsageError(f"the buffers hold {sg.length} bytes, which is no multiple of the block size of {size}")
-        parts = [sg] if not blocks else self._link.datamover.planner.parts(sg, size)
+        parts = [sg] if not blocks or self._planner is None else self._planner.parts(sg, size)
         if len(parts) == 1 and sg.length <= self._max_bytes:
             if blocks:
                 await self._one(lba, blocks, sg, write=write, fua=fua)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
+from initiator.credentials import parse_algorithms
 from iser.errors import UsageError
 from iser.login import is_iscsi_name
 from iser.rdma.choose import AUTO, check_provider
@@ -36,6 +37,11 @@ class ConnectOptions:
     ``provider`` is ``verbs``, ``softiwarp`` or ``auto``: verbs where an RDMA device owns the address;
     ``crc`` and ``segment`` are softiwarp's, the embedded RNIC's.
     ``timeout`` is for each command, ``login_timeout`` for connecting.
+    ``header_digest`` and ``data_digest`` ask for CRC32C over TCP.
+
+    With ``user`` and a ``password``, or the file that holds it, a login proves who we are by CHAP; with ``target_user``
+    and ``target_password`` the target has to do so, too.  ``chap`` is the algorithms to offer, best first, such as
+    "sha256,md5".  Where none of these is set, the environment counts: see :mod:`initiator.credentials`.
     """
 
     strategy: str = "auto"
@@ -51,6 +57,15 @@ class ConnectOptions:
     pool_size: int = 0
     initiator_name: str = ""
     provider: str = AUTO
+    header_digest: bool = False
+    data_digest: bool = False
+    user: str = ""
+    password: str = field(default="", repr=False)
+    password_file: str = ""
+    target_user: str = ""
+    target_password: str = field(default="", repr=False)
+    target_password_file: str = ""
+    chap: str = ""
 
     def __post_init__(self) -> None:
         name = check_strategy(self.strategy, no_bounce=self.no_bounce)
@@ -62,6 +77,7 @@ class ConnectOptions:
         _within("login_timeout", self.login_timeout, 0.001, 3600)
         _within("max_transfer", self.max_transfer, 512, MAX_TRANSFER)
         check_provider(self.provider)
+        parse_algorithms(self.chap)
         if self.initiator_name and not is_iscsi_name(self.initiator_name):
             raise UsageError(f"initiator_name {self.initiator_name!r} is no iSCSI name; use one like iqn.2026-11.org:a")
 
@@ -73,7 +89,7 @@ class ConnectOptions:
         return replace(self, **changes)
 
 
-OPTION_NAMES: Final = tuple(field.name for field in fields(ConnectOptions))
+OPTION_NAMES: Final = tuple(each.name for each in fields(ConnectOptions))
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
@@ -126,6 +142,8 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "max_transfer": parse_size,
     "timeout": _parse_seconds,
     "login_timeout": _parse_seconds,
+    "header_digest": _parse_bool,
+    "data_digest": _parse_bool,
     "crc": _parse_crc,
     "segment": _parse_segment,
 }

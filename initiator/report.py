@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Final
 
 from initiator.lun import Lun, device_type_name
+from iser.datamover.tcp import TcpInitiator
 from iser.errors import PduError, ScsiError, UsageError
 from iser.rdma.api import DeviceCap
 from iser.scsi.const import VpdPage
@@ -89,6 +90,8 @@ _PAGES: Final[dict[int, Callable[[bytes], Lines]]] = {
 
 def _registration(lun: Lun) -> Lines:
     datamover = lun.link.datamover
+    if isinstance(datamover, TcpInitiator):
+        return [("device", "none: plain TCP registers nothing")]
     device = datamover.device
     lists = "page lists and SG lists" if device.attributes.caps & DeviceCap.SG_GAPS_REG else "page lists only"
     return [

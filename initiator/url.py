@@ -1,4 +1,7 @@
-"""Portals and URLs: ``iser://[user[%password]@]host[:port]/iqn[/lun][?option=value&...]``, as libiscsi writes them."""
+"""Portals and URLs: ``iser://[user[%password]@]host[:port]/iqn[/lun][?option=value&...]``, as libiscsi writes them.
+
+``iscsi://`` in place of ``iser://`` is plain iSCSI over TCP.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ from urllib.parse import unquote
 
 from initiator.options import ConnectOptions, parse_option
 from iser.errors import UrlError, UsageError
-from iser.login import is_iscsi_name
+from iser.login import Transport, is_iscsi_name
 from iser.scsi.lun import MAX_LUN
 
-__all__ = ["DEFAULT_PORT", "SCHEME", "Portal", "Url"]
+__all__ = ["DEFAULT_PORT", "SCHEMES", "Portal", "Url", "is_url"]
 
 DEFAULT_PORT: Final = 3260
-SCHEME: Final = "iser://"
+SCHEMES: Final[dict[str, Transport]] = {"iser://": "iser", "iscsi://": "tcp"}
 
 _HOST: Final = re.compile(r"[A-Za-z0-9._~-]+")
 _IPV6: Final = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._~-]+)?")
@@ -27,18 +30,20 @@ class Portal(NamedTuple):
 
     host: str
     port: int = DEFAULT_PORT
+    transport: Transport = "iser"
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @classmethod
     def parse(cls, text: str) -> Portal:
-        """From ``host[:port]``, with ``iser://`` before it or not.  Raises UrlError."""
-        rest = text.removeprefix(SCHEME).removesuffix("/")
+        """From ``host[:port]``, with ``iser://`` or ``iscsi://`` before it, or neither for iSER.  Raises UrlError."""
+        scheme = _scheme(text) or "iser://"
+        rest = text.removeprefix(scheme).removesuffix("/")
         if "://" in rest:
-            raise UrlError(f"{text!r}: the scheme must be {SCHEME} or left out")
+            raise UrlError(f"{text!r}: the scheme must be {' or '.join(SCHEMES)} or left out")
         host, port = _split_host(text, rest)
-        return cls(host, port)
+        return cls(host, port, SCHEMES[scheme])
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +60,13 @@ class Url:
     @classmethod
     def parse(cls, text: str) -> Url:
         """Take a URL apart.  Raises UrlError, in one sentence that names the part and the fix."""
-        if not text.startswith(SCHEME):
+        scheme = _scheme(text)
+        if scheme is None:
             raise UrlError(
-                f"{_safe(text)!r}: a URL begins with {SCHEME}, as in iser://host:3260/iqn.2026-11.org:disk/0"
+                f"{_safe(text)!r}: a URL begins with iser://, or iscsi:// for plain TCP,"
+                " as in iser://host:3260/iqn.2026-11.org:disk/0"
             )
-        rest, _, query = text.removeprefix(SCHEME).partition("?")
+        rest, _, query = text.removeprefix(scheme).partition("?")
         authority, slash, path = rest.partition("/")
         if not slash or not path:
             raise UrlError(f"{_safe(text)!r}: the target name is missing; write it after the portal, as in /iqn.../0")
@@ -69,21 +76,34 @@ class Url:
             raise UrlError(f"{_safe(text)!r}: the user before '@' is empty; write user%password@ or leave '@' out")
         host, port = _split_host(_safe(text), host_port)
         target, lun = _split_path(_safe(text), path)
-        return cls(Portal(host, port), target, lun, unquote(user), unquote(password), _options(_safe(text), query))
+        portal = Portal(host, port, SCHEMES[scheme])
+        return cls(portal, target, lun, unquote(user), unquote(password), _options(_safe(text), query))
 
     @property
     def connect_options(self) -> ConnectOptions:
-        """The options, with defaults for those that the URL does not set."""
-        return ConnectOptions().with_changes(self.options)
+        """The options, with defaults for those that the URL does not set; the user and the password among them."""
+        login = {"user": self.user, "password": self.password} if self.user else {}
+        return ConnectOptions().with_changes(login | dict(self.options))
 
     def __str__(self) -> str:
         user = f"{self.user}@" if self.user else ""
-        return f"{SCHEME}{user}{self.portal}/{self.target}/{self.lun}"
+        scheme = next(scheme for scheme, transport in SCHEMES.items() if transport == self.portal.transport)
+        return f"{scheme}{user}{self.portal}/{self.target}/{self.lun}"
+
+
+def is_url(text: str) -> bool:
+    """Whether ``text`` is meant for a URL, and not for the name of a file."""
+    return _scheme(text) is not None
+
+
+def _scheme(text: str) -> str | None:
+    return next((scheme for scheme in SCHEMES if text.startswith(scheme)), None)
 
 
 def _safe(text: str) -> str:
-    """``text`` without the password, which belongs in no message."""
-    return re.sub(r"%[^@/]*@", "%...@", text, count=1)
+    """``text`` without the passwords, which belong in no message."""
+    hidden = re.sub(r"%[^@/]*@", "%...@", text, count=1)
+    return re.sub(r"(password=)[^&]*", r"\1...", hidden)
 
 
 def _split_host(text: str, authority: str) -> tuple[str, int]:

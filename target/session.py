@@ -264,10 +264,10 @@ class Session:
 
     def _drop(self, task: Task) -> None:
         itt = task.bhs.itt
-        if self.tasks.get(itt) is task:
+        ours = self.tasks.get(itt) is task
+        if ours:
             del self.tasks[itt]
             self._end(task.bhs)
-            self._datamover.deallocate_task_resources(itt)
             if task.unsolicited:
                 self._drain(task)
         assert self.execution
@@ -275,6 +275,9 @@ class Session:
         if not task.ended and task not in self.ending:
             self.ending.add(task)
             task.waiters = [*(task.waiters or ()), partial(self.ending.discard, task)]
+        if ours:
+            # Last: over TCP this ends the transfers of the task, and with them the task.
+            self._datamover.deallocate_task_resources(itt)
 
     def _end(self, bhs: ScsiCommand) -> None:
         if bhs.opcode & IMMEDIATE:

@@ -91,7 +91,8 @@ class LunEngine(Engine):
 
     @property
     def high_water(self) -> dict[str, int]:
-        return self.lun.link.datamover.planner.high_water
+        planner = self.lun.link.planner
+        return planner.high_water if planner else {}
 
     async def close(self) -> None:
         await self.lun.close()

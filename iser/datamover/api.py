@@ -111,7 +111,11 @@ class Datamover(ABC):
 
     @abstractmethod
     def deallocate_task_resources(self, itt: int) -> None:
-        """A task ended without a SCSI Response: forget, and invalidate, its tags."""
+        """A task ended without a SCSI Response: forget, and invalidate, its tags.
+
+        A transfer that may never end otherwise, as over TCP, is over with it: ``data_completion_notify`` may be called
+        before this returns.
+        """
 
     @abstractmethod
     def connection_terminate(self) -> None:

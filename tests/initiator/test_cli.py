@@ -157,7 +157,7 @@ def test_a_partial_block_needs_pad(url: str) -> None:
         (["info", "iser://127.0.0.1:{port}/iqn.2026-11.test:disk/9"], 1, "no LUN 9"),
         (["info", "iser://127.0.0.1:1/iqn.2026-11.test:disk/0"], 1, "127.0.0.1:1"),
         (["info", "iser://127.0.0.1/disk"], 2, "'disk' is no iSCSI name"),
-        (["info", "iser://me%pw@127.0.0.1/iqn.2026-11.test:disk"], 2, "password is not possible yet"),
+        (["info", "iser://me%pw@127.0.0.1/iqn.2026-11.test:disk"], 2, "has 2 bytes; CHAP needs 12"),
         (["read", "iser://127.0.0.1:{port}/iqn.2026-11.test:disk/0", "--lba", "9999"], 2, "LBA 9999 is not on the LUN"),
         (["discover", "nowhere:x"], 2, "port 'x'"),
         (["copy", "/nowhere/file", "-"], 2, "/nowhere/file: No such file"),

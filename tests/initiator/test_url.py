@@ -44,7 +44,7 @@ def test_user_and_password() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (f"iscsi://host/{IQN}/0", "begins with iser://"),
+        (f"http://host/{IQN}/0", "begins with iser://"),
         ("host", "begins with iser://"),
         ("iser://host", "target name is missing"),
         ("iser://host/", "target name is missing"),
@@ -102,7 +102,7 @@ def test_portals(text: str, portal: Portal) -> None:
     assert Portal.parse(str(portal)) == portal
 
 
-@pytest.mark.parametrize("text", ["", "iscsi://host", "host:x", "::1", "a/b"])
+@pytest.mark.parametrize("text", ["", "http://host", "host:x", "::1", "a/b"])
 def test_bad_portals(text: str) -> None:
     with pytest.raises(UrlError):
         Portal.parse(text)

@@ -59,6 +59,9 @@ class TcpInitiator(TcpEndpoint, InitiatorDatamover):
         self._dropped: deque[int] = deque(maxlen=MAX_DROPPED)
         self._exp_stat_sn = 0
         self.counters = RegistrationCounters()
+        self.remote_invalidate = False  # there are no keys
+        #: RDMA operations on our memory: over TCP nobody can tell of any.
+        self.remote_operations: int | None = None
 
     @classmethod
     async def connect(
