@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check clean
+.PHONY: demo test check interop clean
 
 demo: $(STAMP)
 	$(BIN)/iser demo
@@ -16,6 +16,10 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Against LIO, tgt, the kernel's initiator and others, in a virtual machine; writes docs/interop.md.  Needs root.
+interop: $(STAMP)
+	$(BIN)/python -m tests.interop
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \

@@ -55,7 +55,16 @@ def _arguments(words: list[str]) -> list[str]:
     chosen = [str(path) for path in modules if not words or any(word in path.stem for word in words)]
     if not chosen:
         sys.exit(f"no row is called so; there are {', '.join(path.stem for path in modules)}")
-    return [*chosen, "-q", "-rfE", f"--timeout={_TIMEOUT}", f"--junitxml={JUNIT}", "-o", "junit_family=xunit1"]
+    return [
+        *chosen,
+        "-q",
+        "-rfE",
+        "--tb=native",
+        f"--timeout={_TIMEOUT}",
+        f"--junitxml={JUNIT}",
+        "-o",
+        "junit_family=xunit1",
+    ]
 
 
 def _versions(build: Build) -> dict[str, str]:

@@ -6,8 +6,11 @@ import asyncio
 from abc import ABC, abstractmethod
 from typing import Any
 
-import initiator
+from initiator.establish import Link, open_session, send_targets
 from initiator.lun import Lun
+from initiator.options import ConnectOptions
+from initiator.url import Portal
+from iser.login import TargetRecord
 from tests.lab import Machine
 
 __all__ = ["TargetPeer"]
@@ -31,17 +34,34 @@ class TargetPeer(ABC):
         self.lab = lab
         self.options = {}
 
-    @property
-    def url(self) -> str:
-        """Of its disk."""
-        return f"iser://{self.portal}/{self.name}/{self.lun}"
-
     async def connect(self, **options: Any) -> Lun:
         """A LUN of it, ready for I/O."""
-        lun = await initiator.connect(self.url, **{**self.options, **options})
-        await asyncio.sleep(self.settle_seconds)
-        return lun
+        link = await self.log_in(**options)
+        try:
+            await asyncio.sleep(self.settle_seconds)
+            return await Lun.open(link, self.lun, self._options(options))
+        except BaseException:
+            await link.session.close()
+            raise
 
+    async def log_in(self, **options: Any) -> Link:
+        """A session, right after its login."""
+        return await open_session(Portal.parse(self.portal), self.name, self._options(options))
+
+    async def discover(self) -> list[TargetRecord]:
+        """What the peer says of its targets."""
+        link = await open_session(Portal.parse(self.portal), "", self._options({}))
+        try:
+            await asyncio.sleep(self.settle_seconds)
+            return await send_targets(link.session, link.session.timeout)
+        finally:
+            await link.session.close()
+
+    def _options(self, options: dict[str, Any]) -> ConnectOptions:
+        return ConnectOptions(**{**self.options, **options})
+
+    #: Why the peer must not have writes on their way when it is killed; "" if it may.
+    kill_note = ""
     #: Seconds that the peer needs between a login and the first command.
     settle_seconds = 0.0
 

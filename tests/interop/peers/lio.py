@@ -44,6 +44,10 @@ class Lio(TargetPeer):
     port = 3261
     #: LIO up to 6.1.176 answers the login before the session is complete; a write right then may loop for ever.
     settle_seconds = 0.5
+    kill_note = (
+        "with reads in flight only: LIO over siw waits for ever in target_wait_for_cmds for writes whose RDMA Read"
+        " was cut off"
+    )
 
     def __init__(self, lab: Machine) -> None:
         super().__init__(lab)

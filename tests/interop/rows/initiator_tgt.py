@@ -2,19 +2,69 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Final
+
 import pytest
 
+from initiator.session import Session
+from iser.errors import ConnectionLost, LoginError
+from iser.pdu import LoginResponse, Pdu
+from iser.scsi import cdb as cdbs
+from iser.scsi.lun import encode_lun
 from tests.interop.initiator_row import InitiatorRow
-from tests.interop.matrix import Fabric, Row
+from tests.interop.matrix import Fabric, Feature, Row
 from tests.interop.peers.tgt import Tgt
+from tests.interop.recorder import Notes, NotShown, peer_fault
+
+_TRIES: Final = 20
+_CLOSES: Final = "tgt closes the connection on this function"
 
 
 class TestTgt(InitiatorRow):
     """Features, and the faults of tgt that we work round."""
 
     row = Row("initiator, softiwarp", "tgt iser", Fabric.IWARP)
+    not_offered: ClassVar = {Feature.WARM_RESET: _CLOSES, Feature.COLD_RESET: _CLOSES}
 
     @pytest.fixture
     def peer(self, tgt: Tgt) -> Tgt:
         """Serving."""
         return tgt
+
+    @peer_fault(
+        "tgt 1.0.85", "a command that comes soon after the login response finds tgt still in login: it hangs up"
+    )
+    async def test_tgt_takes_no_command_right_after_login(self, tgt: Tgt, notes: Notes) -> None:
+        lost = 0
+        for _ in range(_TRIES):
+            link = await tgt.log_in()
+            try:
+                await link.session.execute(encode_lun(tgt.lun), cdbs.test_unit_ready())
+            except ConnectionLost:
+                lost += 1
+            await link.session.close()
+        notes.add(f"{lost} of {_TRIES} first commands")
+        if not lost:
+            raise NotShown("")
+
+    @peer_fault(
+        "tgt 1.0.85", "its login response counts the login as a command: the window is closed (MaxCmdSN < ExpCmdSN)"
+    )
+    async def test_tgt_login_response_closes_the_window(self, tgt: Tgt, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[LoginResponse] = []
+        original = Session.control_notify
+
+        def spy(session: Session, pdu: Pdu) -> None:
+            if isinstance(pdu.bhs, LoginResponse):
+                seen.append(pdu.bhs)
+            original(session, pdu)
+
+        monkeypatch.setattr(Session, "control_notify", spy)
+        async with await tgt.connect() as lun:
+            first = lun.session.login.cmd_sn
+        assert (seen[-1].exp_cmd_sn, seen[-1].max_cmd_sn) == (first + 1, first)
+
+    @peer_fault("tgt 1.0.85", "over iSER an initiator whose address may log in must be listed by name, too")
+    async def test_tgt_wants_the_name_of_each_initiator(self, tgt: Tgt) -> None:
+        with pytest.raises(LoginError, match="0203"):
+            await tgt.connect(initiator_name="iqn.2026-11.lab:somebody")
