@@ -198,6 +198,12 @@ class FileBackend(Backend):
             await asyncio.to_thread(self._pool.shutdown)
             os.close(self._fd)
 
+    def abandon(self) -> None:
+        """Close without a flush, before anything was done."""
+        self._closed = True
+        self._pool.shutdown()
+        os.close(self._fd)
+
     def _check_open(self) -> None:
         if self._closed:
             raise BackendError(f"{self.name} is closed", medium=False)

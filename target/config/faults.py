@@ -7,11 +7,12 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pydantic_core import ErrorDetails
 
 from iser.errors import UsageError
+from target.backends.rbd import parse_rbd
 from target.config.lines import Path as KeyPath
 from target.config.values import DEFAULT_BLOCK_SIZE, DEFAULT_FIRST_BURST, DEFAULT_MAX_BURST, parse_listen, parse_size
 
@@ -157,21 +158,51 @@ def _lun_faults(path: KeyPath, lun: Mapping[str, Any], base: Path, paths: dict[P
     if size is not None and (size % block_size or not size):
         good = max(block_size, size - size % block_size)
         yield Fault((*path, "size"), f"{size} bytes are not a multiple of block_size {block_size}; write {good}")
-    if kind == "memory":
-        if "size" not in lun:
-            yield Fault((*path, "size"), "is missing; a memory LUN needs one, such as '256M'")
-        if "path" in lun:
-            yield Fault((*path, "path"), "does not belong to a memory LUN; remove it, or set backend = 'file'")
-    elif kind == "file" and "path" not in lun:
-        yield Fault((*path, "path"), "is missing; a file LUN needs one")
-    elif kind == "file" and isinstance(lun["path"], str):
-        file = base / lun["path"]
-        first = paths.setdefault(file, path)
-        if first != path:
-            yield Fault((*path, "path"), f"{file} already is that of {dotted(first)}; give each LUN its own file")
-        what = _file_fault(file, size, block_size, read_only=lun.get("read_only") is True, sized="size" in lun)
-        if what:
-            yield Fault((*path, "path"), f"{file} {what}")
+    physical = lun.get("physical_block_size")
+    if isinstance(physical, int) and physical < block_size:
+        yield Fault((*path, "physical_block_size"), f"{physical} is less than block_size {block_size}; leave it out")
+    if kind == "memory" and "size" not in lun:
+        yield Fault((*path, "size"), "is missing; a memory LUN needs one, such as '256M'")
+    if kind in _BY_PATH:
+        yield from _path_faults(path, lun, base, paths)
+    elif kind in _BY_URI and "uri" not in lun:
+        yield Fault((*path, "uri"), f"is missing; an {kind} LUN needs one, such as {_BY_URI[kind]!r}")
+    if kind in _KINDS and "path" in lun and kind not in _BY_PATH:
+        yield Fault((*path, "path"), f"does not belong to a {kind} LUN; remove it, or set backend = 'file'")
+    if kind in _KINDS and "uri" in lun and kind not in _BY_URI:
+        yield Fault((*path, "uri"), f"does not belong to a {kind} LUN; remove it, or set backend = 'nbd' or 'rbd'")
+    if kind == "rbd" and isinstance(lun.get("uri"), str):
+        yield from _rbd_faults(path, lun["uri"])
+
+
+#: Backends by what tells where their bytes are.
+_BY_PATH = ("file", "block")
+_BY_URI: Final = {"nbd": "nbd://localhost/export", "rbd": "rbd:pool/image"}
+_KINDS = ("memory", *_BY_PATH, *_BY_URI)
+
+
+def _rbd_faults(path: KeyPath, uri: str) -> Iterator[Fault]:
+    try:
+        parse_rbd(uri)
+    except UsageError as error:
+        yield Fault((*path, "uri"), str(error))
+
+
+def _path_faults(path: KeyPath, lun: Mapping[str, Any], base: Path, paths: dict[Path, KeyPath]) -> Iterator[Fault]:
+    if "path" not in lun:
+        yield Fault((*path, "path"), f"is missing; a {lun['backend']} LUN needs one")
+        return
+    if not isinstance(lun["path"], str):
+        return
+    file = base / lun["path"]
+    first = paths.setdefault(file, path)
+    if first != path:
+        yield Fault((*path, "path"), f"{file} already is that of {dotted(first)}; give each LUN its own file")
+    block_size = lun.get("block_size", DEFAULT_BLOCK_SIZE)
+    read_only = lun.get("read_only") is True
+    what = _file_fault(file, _size(lun.get("size")), block_size, read_only=read_only, sized="size" in lun)
+    if what:
+        yield Fault((*path, "path"), f"{file} {what}")
 
 
 def _file_fault(file: Path, size: int | None, block_size: int, *, read_only: bool, sized: bool) -> str | None:

@@ -108,14 +108,24 @@ class FaultConfig(_Model):
 
 
 class LunConfig(_Model):
-    """``[[target.lun]]``: one logical unit.  ``size`` is bytes, ``threads`` the requests that a file serves at once."""
+    """``[[target.lun]]``: one logical unit.
+
+    ``size`` is bytes, ``threads`` the requests that a file, device or image serves at once.  ``path`` is of a file or
+    block device, ``uri`` of an NBD export or a Ceph image.  ``thin`` None leaves it to the backend.  Persistent
+    reservations that shall outlive a restart are kept in ``reservations``; for a file, in one beside it by default.
+    """
 
     id: int = Field(ge=0, le=MAX_LUN)
-    backend: Literal["memory", "file"]
+    backend: Literal["memory", "file", "block", "nbd", "rbd"]
     size: Size | None = None
     path: Annotated[Path | None, PlainValidator(_resolve)] = None
+    uri: str | None = Field(default=None, min_length=1, max_length=1024, pattern=Ascii)
     block_size: Literal[512, 4096] = DEFAULT_BLOCK_SIZE
+    physical_block_size: Literal[512, 4096] | None = None
     read_only: bool = False
+    removable: bool = False
+    thin: bool | None = None
+    reservations: Annotated[Path | None, PlainValidator(_resolve)] = None
     serial: str | None = Field(default=None, min_length=1, max_length=36, pattern=Ascii)
     product: str = Field(default="VIRTUAL DISK", min_length=1, max_length=16, pattern=Ascii)
     descriptor_sense: bool = False

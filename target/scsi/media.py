@@ -101,8 +101,6 @@ def refuse(
 
     ``most`` is how many blocks the command may move, if not as many as a READ.
     """
-    if write and lu.protection is not None:
-        return lu.check(lu.protection)
     if fields.flags & PROTECT_MASK:
         return lu.check(INVALID_FIELD_IN_CDB, field=1)
     if fields.lba + fields.blocks > lu.blocks:
@@ -110,7 +108,7 @@ def refuse(
         return lu.check(LBA_OUT_OF_RANGE, information=first_bad)
     if fields.blocks > (lu.max_blocks if most is None else most):
         return lu.check(INVALID_FIELD_IN_CDB, field=transfer_length_field(task))
-    return None
+    return lu.check(lu.protection) if write and lu.protection is not None else None
 
 
 def transfer_length_field(task: ScsiTask) -> int:

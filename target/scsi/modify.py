@@ -149,6 +149,8 @@ def compare_and_write(lu: LogicalUnit, task: ScsiTask) -> Plan:
     """COMPARE AND WRITE: the second half of the data replaces blocks that are equal to the first half (SBC-3 5.2)."""
     fields = _fields(task)
     refused = refuse(lu, task, fields, write=True)
+    if not refused and not fields.blocks and task.edtl:
+        refused = lu.check(INVALID_FIELD_IN_CDB, field=13)  # 256 blocks do not fit their one byte
     if refused or not fields.blocks:
         return refused or GOOD
     return _whole(lu, task, 2 * fields.blocks << lu.shift, partial(_compare_and_write, lu, task, fields))
@@ -178,7 +180,7 @@ def write_same(lu: LogicalUnit, task: ScsiTask) -> Plan:
     """
     fields = _fields(task)
     if fields.lba >= lu.blocks:
-        return _same_refusal(lu) or lu.check(LBA_OUT_OF_RANGE, information=fields.lba)
+        return lu.check(LBA_OUT_OF_RANGE, information=fields.lba)
     blocks = fields.blocks or (lu.blocks - fields.lba if not lu.thin else 0)
     fields = fields._replace(blocks=blocks)
     refused = refuse(lu, task, fields, write=True, most=MAX_WRITE_SAME)
@@ -190,10 +192,6 @@ def write_same(lu: LogicalUnit, task: ScsiTask) -> Plan:
     if task.cdb[0] == Opcode.WRITE_SAME_16 and fields.flags & _NDOB:
         return Async(partial(_write_same, lu, fields, bytes(lu.block_size), unmap=bool(unmap)))
     return _whole(lu, task, lu.block_size, partial(_write_sent, lu, task, fields, unmap=bool(unmap)))
-
-
-def _same_refusal(lu: LogicalUnit) -> Done | None:
-    return None if lu.protection is None else lu.check(lu.protection)
 
 
 async def _write_sent(lu: LogicalUnit, task: ScsiTask, fields: Transfer, *, unmap: bool) -> Done:

@@ -13,7 +13,7 @@ from target.backends.fault import FaultFilter
 from target.backends.file import FileBackend
 from target.backends.memory import MemoryBackend
 from target.config import LimitsConfig, LunConfig, config_from_flags, load
-from target.config.build import build_device, open_backend
+from target.config.build import build_device, build_unit, open_backend
 from target.scsi import Done, ScsiTask, TargetDevice
 
 CONFIG = """\
@@ -84,7 +84,40 @@ async def test_flags_build_too() -> None:
     await device.close()
 
 
-@pytest.mark.parametrize("backend", ["memory", "file"])
+@pytest.mark.parametrize("backend", ["memory", "file", "block", "nbd", "rbd"])
 def test_a_lun_made_by_hand_still_needs_its_keys(backend: str) -> None:
-    with pytest.raises(UsageError, match=r"a (memory|file) LUN needs one"):
+    with pytest.raises(UsageError, match=f"a {backend} LUN needs one"):
         open_backend(LunConfig.model_validate({"id": 0, "backend": backend}))
+
+
+async def test_kinds_of_luns(tmp_path: Path) -> None:
+    common = {"backend": "memory", "size": 1 << 20}
+    plain = await build_unit("iqn.2026-11.demo:disk", LunConfig.model_validate(common | {"id": 0}), LimitsConfig())
+    assert (plain.thin, plain.options.removable, plain.physical_exponent) == (True, False, 0)
+    assert plain.options.reservations is None
+    other = common | {"id": 1, "thin": False, "removable": True, "physical_block_size": 4096, "read_only": True}
+    odd = await build_unit("iqn.2026-11.demo:disk", LunConfig.model_validate(other), LimitsConfig())
+    assert (odd.thin, odd.options.removable, odd.physical_exponent, odd.read_only) == (False, True, 3, True)
+    for unit in (plain, odd):
+        await unit.close()
+
+
+async def test_a_file_keeps_its_reservations_beside_it(tmp_path: Path) -> None:
+    raw = {"id": 0, "backend": "file", "size": 1 << 20, "path": "disk.img"}
+    lun = LunConfig.model_validate(raw, context=tmp_path)
+    unit = await build_unit("iqn.2026-11.demo:disk", lun, LimitsConfig())
+    assert unit.options.reservations is not None
+    assert unit.options.reservations.path == tmp_path / "disk.img.reservations"
+    await unit.close()
+    (tmp_path / "disk.img.reservations").write_text("nonsense")
+    with pytest.raises(BackendError, match="is no file of reservations"):
+        await build_unit("iqn.2026-11.demo:disk", lun, LimitsConfig())
+    (tmp_path / "disk.img.reservations").unlink()
+    await (await build_unit("iqn.2026-11.demo:disk", lun, LimitsConfig())).close()  # the file was not left locked
+
+
+def test_direct_access_needs_whole_sectors(tmp_path: Path) -> None:
+    raw = {"id": 0, "backend": "block", "size": 1 << 20, "path": "disk.img", "block_size": 4096, "threads": 1}
+    lun = LunConfig.model_validate(raw | {"block_size": 512}, context=tmp_path)
+    with pytest.raises(UsageError, match=r"set block_size = 4096|use backend = 'file'"):
+        open_backend(lun)

@@ -96,8 +96,21 @@ def test_two_portals_toml() -> None:
     assert not config.limits.immediate_data
 
 
+def test_backends_toml() -> None:
+    luns = load(CONFIGS / "backends.toml").target[0].lun
+    assert [lun.backend for lun in luns] == ["memory", "file", "block", "nbd", "rbd"]
+    assert [lun.thin for lun in luns] == [None, True, None, None, None]
+    assert (luns[0].removable, luns[1].physical_block_size, luns[4].read_only) == (True, 4096, True)
+    assert (luns[3].uri, luns[4].uri) == ("nbd://127.0.0.1:10809/disk", "rbd:pool/image:id=admin")
+
+
 def test_every_shipped_configuration_is_tested_here() -> None:
-    assert sorted(file.name for file in CONFIGS.glob("*.toml")) == ["file.toml", "ramdisk.toml", "two-portals.toml"]
+    assert sorted(file.name for file in CONFIGS.glob("*.toml")) == [
+        "backends.toml",
+        "file.toml",
+        "ramdisk.toml",
+        "two-portals.toml",
+    ]
 
 
 def test_relative_paths_start_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +171,7 @@ def test_values_of_every_kind(tmp_path: Path) -> None:
         (
             'backend = "memory"',
             'backend = "ram"',
-            "11: target[0].lun[0].backend: is 'ram'; it has to be 'memory' or 'file'",
+            "11: target[0].lun[0].backend: is 'ram'; it has to be 'memory', 'file', 'block', 'nbd' or 'rbd'",
         ),
         ('backend = "memory"\n', "", "9: target[0].lun[0].backend: is missing; add backend ="),
         ('memory"\nsize = "1M"\n', 'memory"\n', "9: target[0].lun[0].size: is missing; a memory LUN needs one"),
@@ -170,6 +183,20 @@ def test_values_of_every_kind(tmp_path: Path) -> None:
             "11: target[0].lun[0].block_size: is 1024; it has to be 512 or 4096",
         ),
         ("id = 0\n", 'id = 0\npath = "x"\n', "11: target[0].lun[0].path: does not belong to a memory LUN; remove it"),
+        ("id = 0\n", 'id = 0\nuri = "x"\n', "11: target[0].lun[0].uri: does not belong to a memory LUN; remove it"),
+        ('backend = "memory"', 'backend = "nbd"', "9: target[0].lun[0].uri: is missing; an nbd LUN needs one, such as"),
+        (
+            'backend = "memory"',
+            'backend = "rbd"\nuri = "disk"',
+            "12: target[0].lun[0].uri: 'disk' is no image; write 'rbd:POOL/IMAGE'",
+        ),
+        ('backend = "memory"', 'backend = "block"', "9: target[0].lun[0].path: is missing; a block LUN needs one"),
+        (
+            "id = 0\n",
+            "id = 0\nblock_size = 4096\nphysical_block_size = 512\n",
+            "12: target[0].lun[0].physical_block_size: 512 is less than block_size 4096; leave it out",
+        ),
+        ("id = 0\n", "id = 0\nthin = 1\n", "11: target[0].lun[0].thin: has to be true or false, not 1"),
         ("id = 0\n", 'id = 0\nread_only = "no"\n', "11: target[0].lun[0].read_only: has to be true or false, not 'no'"),
         ("id = 0\n", 'id = 0\nserial = "ä"\n', "11: target[0].lun[0].serial: 'ä' has letters that are not allowed"),
         ("id = 0\n", 'id = 0\nserial = ""\n', "11: target[0].lun[0].serial: is empty; give at least 1 letter"),
