@@ -1,4 +1,4 @@
-"""``iser``: discover, info, read, write, copy, ping, demo, bench."""
+"""``iser``: discover, info, read, write, copy, ping, conformance, demo, bench."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -21,6 +22,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 import initiator
 from initiator import demo as demonstration
 from initiator.bench.cli import make_app
+from initiator.conformance import Request, carry_out
+from initiator.conformance.runner import CASE_TIMEOUT
 from initiator.doctor import examine
 from initiator.lun import Lun
 from initiator.report import describe
@@ -279,6 +282,28 @@ def ping(
                 times.append((time.perf_counter() - start) * 1e6)
                 typer.echo(f"answer {number + 1} from {lun.portal}: {times[-1]:.0f} us")
         typer.echo(f"min {min(times):.0f} us, mean {sum(times) / count:.0f} us, max {max(times):.0f} us")
+
+    _run(work())
+
+
+@app.command()
+def conformance(  # noqa: PLR0913, PLR0917 - one for each option
+    url: Annotated[str | None, typer.Argument(metavar="URL", help="The LUN of the target to test.")] = None,
+    destructive: Annotated[bool, typer.Option(help="Also run what overwrites the first MiB of the LUN.")] = False,
+    only: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Groups or cases, e.g. flow.*")] = None,
+    skip: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Groups or cases to leave out.")] = None,
+    listing: Annotated[bool, typer.Option("--list", help="List the cases and run none.")] = False,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the outcomes as JSON.")] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the outcomes as JUnit XML.")] = None,
+    timeout: Annotated[float, typer.Option(min=1.0, max=600.0, help="Seconds for each case.")] = CASE_TIMEOUT,
+    settle: Annotated[float, typer.Option(min=0.0, max=60.0, help="Seconds between a login and a write.")] = 0.0,
+) -> None:
+    """Check an iSER target against the standards; exit code 1 when a case fails."""
+
+    async def work() -> None:
+        request = Request(url, only or [], skip or [], listing, destructive, json, junit, timeout, settle)
+        if not await carry_out(request):
+            raise typer.Exit(EXIT_FAILURE)
 
     _run(work())
 

@@ -18,7 +18,7 @@ __all__ = ["Case", "Failure", "Outcome", "Skipped", "Unusual", "Verdict", "requi
 class Verdict(StrEnum):
     """How a case ended.  WARN is legal, but not what most targets do, or not what the standard recommends."""
 
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105 - no password
     WARN = "warn"
     FAIL = "fail"
     SKIP = "skip"

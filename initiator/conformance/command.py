@@ -24,6 +24,7 @@ class Request:
 
     url: str | None
     only: list[str] = field(default_factory=list)
+    skip: list[str] = field(default_factory=list)
     listing: bool = False
     destructive: bool = False
     json: Path | None = None
@@ -37,7 +38,7 @@ async def carry_out(request: Request) -> bool:
 
     Raises UsageError, and what connecting raises where the target cannot be reached at all.
     """
-    cases = chosen(request.only)
+    cases = chosen(request.only, request.skip)
     screen = console()
     if request.listing:
         screen.print(case_table(cases))

@@ -16,7 +16,7 @@ from iser.errors import ConnectionFailed, IserError
 __all__ = ["CASE_TIMEOUT", "RECOVERY", "run_cases"]
 
 CASE_TIMEOUT: Final = 30.0  # seconds
-RECOVERY: Final = 10.0  # seconds that a target has to come back after a case that it did not survive
+RECOVERY: Final = 30.0  # seconds that a target has to come back after a case that it did not survive
 _RETRY: Final = 0.5
 
 log = logging.getLogger("iser.conformance")

@@ -45,15 +45,20 @@ CASES: Final[tuple[Case, ...]] = tuple(
 )
 
 
-def chosen(patterns: list[str]) -> list[Case]:
-    """The cases whose full name, or group, matches one of ``patterns`` (shell style); all without patterns.
+def chosen(only: list[str], skip: list[str] | None = None) -> list[Case]:
+    """The cases whose full name, or group, matches one of ``only`` (shell style; empty: all) and none of ``skip``.
 
     Raises UsageError for a pattern that matches none.
     """
-    for pattern in patterns:
+    skip = skip or []
+    for pattern in [*only, *skip]:
         if not any(_matches(case, pattern) for case in CASES):
-            raise UsageError(f"--only {pattern!r} matches no case; see --list")
-    return [case for case in CASES if not patterns or any(_matches(case, pattern) for pattern in patterns)]
+            raise UsageError(f"{pattern!r} matches no case and no group; see --list")
+    return [case for case in CASES if (not only or _any(case, only)) and not _any(case, skip)]
+
+
+def _any(case: Case, patterns: list[str]) -> bool:
+    return any(_matches(case, pattern) for pattern in patterns)
 
 
 def _matches(case: Case, pattern: str) -> bool:

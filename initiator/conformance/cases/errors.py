@@ -211,7 +211,7 @@ CASES: Final = (
     Case(
         "snack",
         "SNACK is refused",
-        "RFC 7145 7.3.9",
+        "RFC 7145 7.3.11",
         _pdu("a SNACK", _wire(SnackRequest()), RejectReason.PROTOCOL_ERROR, RejectReason.SNACK_REJECT),
         risky=True,
     ),

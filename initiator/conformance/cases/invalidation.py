@@ -1,4 +1,4 @@
-"""Remote invalidation: the right key, only with SCSI Responses of commands that have one (RFC 7145 sections 7.3.3, A.2)."""
+"""Remote invalidation: the right key, and only with SCSI Responses of commands that have one (RFC 7145 7.3.2, A.2)."""
 
 from __future__ import annotations
 
@@ -104,11 +104,11 @@ async def _many(site: Site) -> None:
 
 
 CASES: Final = (
-    Case("reads", "a response invalidates the read's key", "RFC 7145 7.3.3", _reads),
-    Case("failed", "also that of a command that fails", "RFC 7145 7.3.3", _failed),
-    Case("many", "each response its own command's key", "RFC 7145 7.3.3", _many),
-    Case("writes", "a response invalidates the write's key", "RFC 7145 7.3.3", _writes, destructive=True),
-    Case("only-tagged", "nothing else invalidates a key", "RFC 7145 7.3.3", _only_tagged),
+    Case("reads", "a response invalidates the read's key", "RFC 7145 7.3.2", _reads),
+    Case("failed", "also that of a command that fails", "RFC 7145 7.3.2", _failed),
+    Case("many", "each response its own command's key", "RFC 7145 7.3.2", _many),
+    Case("writes", "a response invalidates the write's key", "RFC 7145 7.3.2", _writes, destructive=True),
+    Case("only-tagged", "nothing else invalidates a key", "RFC 7145 7.3.2", _only_tagged),
     Case("not-offered", "none where the initiator does not offer it", "RFC 7145 A.2", _not_offered),
     Case("no-private-data", "none where the initiator says nothing", "RFC 7145 A.2", _silent),
 )

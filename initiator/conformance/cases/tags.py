@@ -1,4 +1,4 @@
-"""STags and base offsets: where a target may read and write, and when (RFC 7145 sections 2.4, 7.3, 9.2)."""
+"""STags and base offsets: where a target may read and write, and when (RFC 7145 sections 7.3, 8.3, 9.2)."""
 
 from __future__ import annotations
 
@@ -223,11 +223,11 @@ CASES: Final = (
     Case("within-edtl", "no RDMA Write beyond EDTL", "RFC 7145 7.3.5", _within_edtl),
     Case("in-place", "read data is there when the response comes", "RFC 7145 7.3.5", _in_place),
     Case("one-transfer", "a read moves its data by RDMA Write", "RFC 7145 7.3.5", _minimal),
-    Case("side-by-side", "each command its own key", "RFC 7145 2.4", _own_keys),
-    Case("after-read", "no access after the response of a read", "RFC 7145 7.3.3", _untouched),
+    Case("side-by-side", "each command its own key", "RFC 7145 8.3", _own_keys),
+    Case("after-read", "no access after the response of a read", "RFC 7145 7.3.2", _untouched),
     Case("no-data", "no access by a command without data", "RFC 7145 7.3.5", _no_data),
     Case(
-        "after-write", "no access after the response of a write", "RFC 7145 7.3.3", _untouched_write, destructive=True
+        "after-write", "no access after the response of a write", "RFC 7145 7.3.2", _untouched_write, destructive=True
     ),
     Case("zero-write", "no access by a write of 0 blocks", "RFC 7145 7.3.6", _zero_write, destructive=True),
     Case("unaligned-write", "writes from any address", "RFC 7145 7.3.6", _unaligned_write, destructive=True),
@@ -239,6 +239,6 @@ CASES: Final = (
     ),
     Case("useless-key", "no RDMA Read of immediate data", "RFC 7145 7.3.6", _useless_key, destructive=True),
     Case("no-key", "a read without a key", "RFC 7145 9.2", _no_key, risky=True),
-    Case("bad-key", "a read to a key that does not exist", "RFC 7145 2.4", _bad_key, risky=True),
-    Case("wrong-access", "a read to memory without write access", "RFC 7145 2.4", _wrong_access, risky=True),
+    Case("bad-key", "a read to a key that does not exist", "RFC 7145 8.3", _bad_key, risky=True),
+    Case("wrong-access", "a read to memory without write access", "RFC 7145 8.3", _wrong_access, risky=True),
 )
