@@ -50,7 +50,6 @@ STAGING_SIZE: Final = 256 << 10
 RECV_SIZE: Final = 64 << 10  # bytes asked for at once when nothing is received in place
 STEER_MIN: Final = 16 << 10  # missing payload from which receiving in place pays
 STEER_PIECES: Final = 512  # views handed out at once for one payload
-_TAIL_MORE: Final = 20  # staging after a payload that another segment follows: CRC field and next header
 _TAIL_LAST: Final = 8 << 10  # staging after the last segment: CRC field and the Sends that are likely to follow
 
 _TO_SPACE: Final = 1 << 64
@@ -138,7 +137,8 @@ class Receiver:
         self._view = memoryview(self._buf)
         self._first = self._view
         self._pos = self._end = 0  # the staged bytes not yet parsed
-        self._large = False  # was the last tagged payload one to receive in place?
+        # Above 0 when the last tagged payloads were to be received in place, but for the short end of a long one.
+        self._large = 0
         self.has_heard = False
         # The untagged message being received.
         self._msn = self._msn_read = 1
@@ -213,7 +213,7 @@ class Receiver:
         size: int = (ulpdu + 5 & ~3) + 4
         if size < STEER_MIN or not control & CTRL_TAGGED:
             return 0
-        return size - have + (_TAIL_LAST if control & CTRL_LAST else _TAGGED_DATA)
+        return size - have + (_TAIL_LAST if control & CTRL_LAST else _MIN_FPDU)
 
     def _steered(self) -> list[memoryview]:
         dst = self._dst
@@ -222,7 +222,8 @@ class Receiver:
             self.wanted = sum(map(len, pieces))
             return pieces
         last = TAGGED.unpack_from(self._header)[1] & CTRL_LAST
-        tail = _TAIL_LAST if last else self._trailer + _TAGGED_DATA
+        # As much of the next segment as _parse looks at, so that its payload is received in place again.
+        tail = _TAIL_LAST if last else self._trailer + _MIN_FPDU
         self.wanted = self._left + tail
         return [*dst, self._view[:tail]]
 
@@ -327,7 +328,8 @@ class Receiver:
                         region.flat[offset : offset + length] = view[data : data + length]
                     else:
                         _scatter(region.slices(offset, length), view, data)
-                    self._large = length >= STEER_MIN
+                    if self._large and length < STEER_MIN:
+                        self._large -= 1
                     if control & CTRL_LAST:
                         self.writes += 1
                 else:
@@ -379,7 +381,7 @@ class Receiver:
         self._crc_pieces = list(pieces) if self.crc else []
         self._dst = pieces
         self._left = length
-        self._large = True
+        self._large = 2
         have = self._end - data
         while have:
             piece = pieces[0]
