@@ -19,7 +19,7 @@ from tests.interop.matrix import Feature, Row
 from tests.interop.peers.base import TargetPeer
 from tests.interop.recorder import Notes, NotOffered, feature
 
-__all__ = ["InitiatorRow"]
+__all__ = ["InitiatorRow", "all_lost", "run_load"]
 
 SIZES: Final = (512, 4096, 64 << 10, 512 << 10, 1 << 20, 8 << 20)
 DEPTH: Final = 32
@@ -199,29 +199,30 @@ class InitiatorRow:
             assert lun.session.ended == "the session was closed"
 
     @feature(Feature.RECONNECT)
-    async def test_our_connection_dies_mid_io_and_a_new_one_works(self, peer: TargetPeer) -> None:
+    async def test_our_connection_dies_mid_io_and_a_new_one_works(self, peer: TargetPeer, notes: Notes) -> None:
         lun = await peer.connect(immediate_data=False)
-        load = _load(lun)
+        load = run_load(lun, writing=not peer.cut_note)
+        notes.add(peer.cut_note)
         await asyncio.sleep(0.2)
         lun.link.datamover.abort(ConnectionLost("ended by the test"))
-        await _all_lost(load, lun)
+        await all_lost(load, lun)
         await self._works_again(peer)
 
     @feature(Feature.PEER_KILLED)
     async def test_the_peer_is_killed_mid_io_and_comes_back(self, peer: TargetPeer, notes: Notes) -> None:
         lun = await peer.connect(immediate_data=False)
-        load = _load(lun, writing=not peer.kill_note)
-        notes.add(peer.kill_note)
+        load = run_load(lun, writing=not peer.cut_note)
+        notes.add(peer.cut_note)
         await asyncio.sleep(0.2)
         try:
             await peer.kill()
-            await _all_lost(load, lun)
+            await all_lost(load, lun)
         finally:
             await asyncio.to_thread(peer.start)
         await self._works_again(peer)
 
 
-def _load(lun: Lun, *, writing: bool = True) -> list[asyncio.Task[Any]]:
+def run_load(lun: Lun, *, writing: bool = True) -> list[asyncio.Task[Any]]:
     """Reads and writes that go on until the connection ends."""
 
     async def forever(number: int) -> None:
@@ -234,7 +235,7 @@ def _load(lun: Lun, *, writing: bool = True) -> list[asyncio.Task[Any]]:
     return [asyncio.create_task(forever(number)) for number in range(8)]
 
 
-async def _all_lost(load: list[asyncio.Task[Any]], lun: Lun) -> None:
+async def all_lost(load: list[asyncio.Task[Any]], lun: Lun) -> None:
     """Every command ends in an error of ours, and no STag stays valid."""
     done, pending = await asyncio.wait(load, timeout=_END_SECONDS)
     for task in pending:

@@ -12,7 +12,11 @@ from tests.interop.matrix import Feature, Row
 __all__ = ["KNOWN_FAULTS", "known_fault"]
 
 #: (peer, feature) -> what the peer does wrong.
-KNOWN_FAULTS: Final[dict[tuple[str, Feature], str]] = {}
+KNOWN_FAULTS: Final[dict[tuple[str, Feature], str]] = {
+    ("libiscsi 1.19 iser", Feature.IMMEDIATE_DATA): (
+        "it announces immediate data in the command's header and sends none; set immediate_data = false for it"
+    ),
+}
 
 
 def known_fault(row: Row, feature: Feature) -> str | None:

@@ -60,8 +60,8 @@ class TargetPeer(ABC):
     def _options(self, options: dict[str, Any]) -> ConnectOptions:
         return ConnectOptions(**{**self.options, **options})
 
-    #: Why the peer must not have writes on their way when it is killed; "" if it may.
-    kill_note = ""
+    #: Why the peer must not have writes on their way when a connection ends; "" if it may.
+    cut_note = ""
     #: Seconds that the peer needs between a login and the first command.
     settle_seconds = 0.0
 

@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import ClassVar
+
 import pytest
 
-from tests.interop.initiator_row import InitiatorRow
+from iser.errors import ConnectionLost
+from tests.interop.initiator_row import InitiatorRow, all_lost, run_load
+from tests.interop.lists import check_blocks
 from tests.interop.matrix import Fabric, Row
 from tests.interop.peers.lio import Lio
+from tests.interop.recorder import Notes, NotShown, peer_fault
+from tests.lab import CommandFailed, Machine
 
 
 class TestLio(InitiatorRow):
     """Features, and the faults of LIO that we work round."""
 
-    row = Row("initiator, softiwarp", "LIO ib_isert", Fabric.IWARP)
+    row: ClassVar = Row("initiator, softiwarp", "LIO ib_isert", Fabric.IWARP)
 
     @pytest.fixture
     def peer(self, lio: Lio) -> Lio:
         """Serving."""
         return lio
+
+    @peer_fault("LIO 6.1", "answers a NOP-Out without the data that it should echo")
+    async def test_lio_echoes_no_ping_data(self, lio: Lio) -> None:
+        async with await lio.connect() as lun:
+            assert await lun.session.nop(b"echo this") == b""
+
+    @peer_fault(
+        "LIO 6.1 over siw",
+        "never lets go of writes whose RDMA Read was cut off with the connection: disabling the portal group hangs",
+    )
+    async def test_lio_waits_for_ever_for_writes_that_were_cut_off(self, lab: Machine, notes: Notes) -> None:
+        lio = Lio(lab, "lio-cut", 3269)  # one of its own, which is lost afterwards
+        lio.start()
+        lun = await lio.connect(immediate_data=False)
+        load = run_load(lun)
+        await asyncio.sleep(0.2)
+        lun.link.datamover.abort(ConnectionLost("ended by the test"))
+        await all_lost(load, lun)
+        async with await lio.connect() as lun:
+            await check_blocks(lun, 64 << 10, 0, seed=14)
+        notes.add("new logins work")
+        try:
+            await lio.kill()
+        except CommandFailed:
+            return
+        raise NotShown("")

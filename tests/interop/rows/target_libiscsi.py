@@ -1,0 +1,138 @@
+"""Our target over the embedded RNIC, on this machine, with libiscsi's iSER over siw, in the guest.
+
+libiscsi comes with its own tools (iscsi-inq, iscsi-perf, iscsi-test-cu, ...) and as qemu's block driver (qemu-io).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import ClassVar, Final
+
+import pytest
+
+from tests.interop.matrix import Fabric, Feature, Row
+from tests.interop.peers.ours import OurTarget
+from tests.interop.recorder import Notes, NotOffered, feature
+from tests.lab import Machine
+
+_SIZE: Final = 64 << 20
+_LOGGED_OUT: Final = "logged out"
+_KIB: Final = (0.5, 4, 64, 256)
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OurTarget]:
+    """A disk in memory; without immediate data, see :mod:`tests.interop.known`."""
+    yield from _serving(tmp_path_factory, "libiscsi", "immediate_data = false")
+
+
+@pytest.fixture(scope="module")
+def immediate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OurTarget]:
+    """One with immediate data."""
+    yield from _serving(tmp_path_factory, "libiscsi-immediate", "immediate_data = true")
+
+
+def _serving(folders: pytest.TempPathFactory, name: str, limits: str) -> Iterator[OurTarget]:
+    lun = f'backend = "memory"\nsize = {_SIZE}'
+    target = OurTarget(folders.mktemp(name), f"iqn.2026-11.lab:{name}", lun, limits)
+    target.start()
+    yield target
+    target.kill()
+
+
+def _url(target: OurTarget) -> str:
+    return f"iser://{target.portal}/{target.name}/0"
+
+
+def _qemu_io(lab: Machine, target: OurTarget, *commands: str) -> None:
+    """Raises CommandFailed, or AssertionError where a pattern is not what was written."""
+    arguments = " ".join(f"-c '{command}'" for command in commands)
+    result = lab.run(f"qemu-io -f raw -t none {arguments} {_url(target)}")
+    assert "failed" not in result.out, next(line for line in result.out.splitlines() if "failed" in line)
+
+
+class TestLibiscsi:
+    """Features."""
+
+    row: ClassVar = Row("target, softiwarp", "libiscsi 1.19 iser", Fabric.IWARP)
+
+    @feature(Feature.DISCOVERY)
+    def test_discovery(self, lab: Machine, target: OurTarget) -> None:
+        result = lab.run(f"iscsi-ls iser://{target.portal}", check=False)
+        if "must specify" in result.err:
+            raise NotOffered("iscsi-ls takes iscsi:// URLs only")
+        assert target.name in result.checked().out
+
+    @feature(Feature.LOGIN)
+    def test_login(self, lab: Machine, target: OurTarget) -> None:
+        assert "ISER-PY" in lab.run(f"iscsi-inq {_url(target)}").out
+
+    @feature(Feature.CAPACITY)
+    def test_capacity(self, lab: Machine, target: OurTarget) -> None:
+        assert f"Total size:{_SIZE}" in lab.run(f"iscsi-readcapacity16 {_url(target)}").out
+
+    @feature(Feature.SINGLE)
+    def test_writes_and_reads_back(self, lab: Machine, target: OurTarget) -> None:
+        _qemu_io(lab, target, "write -P 0x5a 0 64k", "read -P 0x5a 0 64k", "read -P 0 64k 64k")
+
+    @feature(Feature.SIZES)
+    def test_sizes(self, lab: Machine, target: OurTarget, notes: Notes) -> None:
+        for number, kib in enumerate(_KIB, 1):
+            size = int(kib * 1024)
+            _qemu_io(lab, target, f"write -P {number} 1M {size}", f"read -P {number} 1M {size}")
+        notes.add("up to 256 KiB: this libiscsi takes less than 512 KiB at once")
+
+    @feature(Feature.QUEUE_DEPTH)
+    def test_queue_depth_32(self, lab: Machine, target: OurTarget) -> None:
+        numbers = range(1, 33)
+        writes = [f"aio_write -P {number} {number * 64}k 16k" for number in numbers]
+        reads = [f"read -P {number} {number * 64}k 16k" for number in numbers]
+        _qemu_io(lab, target, *writes, "aio_flush", *reads)
+        said = lab.run(f"iscsi-perf -m 32 -b 8 -t 3 {_url(target)}", check=False).out
+        assert "in_flight 32" in said
+
+    @feature(Feature.IMMEDIATE_DATA)
+    def test_immediate_data(self, lab: Machine, immediate: OurTarget) -> None:
+        _qemu_io(lab, immediate, "write -P 0x5a 0 4k", "read -P 0x5a 0 4k")
+
+    @feature(Feature.UNSOLICITED_DATA)
+    def test_unsolicited_data(self) -> None:
+        raise NotOffered("libiscsi over iSER sends no data in Data-Out PDUs (its lib/iser.c)")
+
+    @feature(Feature.REMOTE_INVALIDATION)
+    def test_remote_invalidation(self) -> None:
+        raise NotOffered("libiscsi says so in its private data (its lib/iser.c)")
+
+    @pytest.mark.parametrize(
+        "suite",
+        [
+            pytest.param("iSCSITMF.AbortTaskSimpleAsync", marks=feature(Feature.ABORT_TASK)),
+            pytest.param("iSCSITMF.LUNResetSimpleAsync", marks=feature(Feature.LUN_RESET)),
+        ],
+    )
+    def test_task_management(self, lab: Machine, target: OurTarget, suite: str) -> None:
+        said = lab.run(f"iscsi-test-cu --dataloss --test=iSCSI.{suite} {_url(target)}").out
+        assert "tests      1      1      1      0        0" in said, said[-300:]
+
+    @feature(Feature.LOGOUT)
+    def test_logout(self, lab: Machine, target: OurTarget) -> None:
+        before = target.log.count(_LOGGED_OUT)
+        lab.run(f"iscsi-inq {_url(target)}")
+        time.sleep(0.5)
+        assert target.log.count(_LOGGED_OUT) == before + 1
+
+    @feature(Feature.PEER_KILLED)
+    def test_the_initiator_is_killed_mid_io(self, lab: Machine, target: OurTarget) -> None:
+        job = lab.start(f"iscsi-perf -m 32 -b 128 {_url(target)}")
+        time.sleep(3)
+        assert not job.future.done()
+        before = target.log.count("connection ended")
+        job.kill()
+        job.wait()
+        time.sleep(1)
+        assert target.log.count("connection ended") == before + 1
+
+    @feature(Feature.RECONNECT)
+    def test_a_new_login_works(self, lab: Machine, target: OurTarget) -> None:
+        _qemu_io(lab, target, "write -P 0x77 0 64k", "read -P 0x77 0 64k")
