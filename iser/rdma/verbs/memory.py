@@ -50,7 +50,8 @@ class VerbsMemoryRegion(MemoryRegion):
 
     A key cannot be invalidated by a work request; :class:`LocalInv` gives the registration back to the cache.  If the
     memory can be cached the device goes on honouring the key until it is evicted, so a peer that keeps a key can still
-    reach the pages of that buffer.  Memory that cannot be cached (``bytearray``) is deregistered, and its key dies.
+    reach the pages of that buffer.  Memory that cannot be cached (``bytearray``) is deregistered, and its key dies; so
+    does every key under the option ``revoke_keys``.
     """
 
     __slots__ = ("_pd", "_taken", "_view", "closed")
@@ -137,7 +138,8 @@ class VerbsProtectionDomain(ProtectionDomain):
     def __init__(self, device: VerbsDevice) -> None:
         self.device = device
         self.raw: Any = device.make_pd()
-        self.cache = MrCache(self._register, device.options.cache_bytes)
+        options = device.options
+        self.cache = MrCache(self._register, options.cache_bytes, keep_remote=not options.revoke_keys)
         # Buffers of our own, by the id of their mapping, while somebody has a view of them.
         self._own: dict[int, tuple[weakref.ref[mmap.mmap], RawRegion]] = {}
         self._regions: dict[int, list[MemoryRegion]] = {}  # valid ones, by rkey

@@ -95,10 +95,16 @@ class _Home:
 
 
 class MrCache:
-    """The registrations of one protection domain, up to ``limit`` bytes unless more are in use at once."""
+    """The registrations of one protection domain, up to ``limit`` bytes unless more are in use at once.
 
-    def __init__(self, register: Register, limit: int = DEFAULT_CACHE, chunk: int = CHUNK) -> None:
+    Without ``keep_remote``, keys that a peer was told die as soon as they are given back.
+    """
+
+    def __init__(
+        self, register: Register, limit: int = DEFAULT_CACHE, chunk: int = CHUNK, *, keep_remote: bool = True
+    ) -> None:
         self._register = register
+        self._keep_remote = keep_remote
         self._limit = limit
         self._chunk = chunk
         self._homes: dict[int, _Home] = {}
@@ -126,7 +132,7 @@ class MrCache:
         """The address of a non-empty ``view`` and a registration of its pages that a peer may be told of."""
         address = address_of(view)
         end = address + len(view)
-        home = self._home_of(view, address, end)
+        home = self._home_of(view, address, end) if self._keep_remote else None
         if home is None:
             return address, self._take_transient(address, end, access)
         return address, self._take(home, address & -PAGE, end, access)

@@ -22,12 +22,15 @@ class VerbsOptions:
 
     ``cache_bytes``: memory kept registered for each connection.  ``inline``: the largest message that is asked to go
     inline.  ``indirect``: use mlx5 indirect keys where the device has them.
+    ``revoke_keys``: deregister what a peer was given a key to as soon as its command is over, at the price of
+    registering it for each command; otherwise an ordinary region's key outlives the command in the cache.
     ``linger_timeout``: how long to wait for what was posted to go out, and for the peer to agree to the end.
     """
 
     cache_bytes: int = DEFAULT_CACHE
     inline: int = 220
     indirect: bool = True
+    revoke_keys: bool = False
     linger_timeout: float = 2.0
     send_depth: int = SEND_DEPTH
 

@@ -86,6 +86,16 @@ def test_memory_that_can_move_is_registered_for_one_use() -> None:
     data.extend(b"still resizable")
 
 
+def test_keys_that_peers_see_can_be_made_to_die_with_their_use() -> None:
+    registrar = Registrar()
+    cache = MrCache(registrar.register, keep_remote=False)
+    view = mapping(1)
+    cache.give(cache.take_remote(view, WRITE)[1])
+    assert not registrar.live
+    cache.give(cache.take_local(view, 1)[0][2])
+    assert len(registrar.live) == 1, "nobody was told this one"
+
+
 def test_registrations_go_with_their_object() -> None:
     registrar = Registrar()
     view = mapping(1)
