@@ -328,7 +328,9 @@ class Receiver:
                         region.flat[offset : offset + length] = view[data : data + length]
                     else:
                         _scatter(region.slices(offset, length), view, data)
-                    if self._large and length < STEER_MIN:
+                    if length >= STEER_MIN:
+                        self._large = 2
+                    elif self._large:
                         self._large -= 1
                     if control & CTRL_LAST:
                         self.writes += 1
