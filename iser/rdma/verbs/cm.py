@@ -47,6 +47,8 @@ ACCEPT_TIMEOUT: Final = 10.0  # seconds for a peer to confirm what we accepted
 #: Reject reasons of the InfiniBand CM, and iWARP's way to say the second.
 _NO_LISTENER: Final = 8
 _REFUSED: Final = frozenset((28, -errno.ECONNRESET, -errno.ECONNREFUSED))
+_NOBODY: Final = "nobody listens there; start the target, check the port"
+_NO_DEVICE: Final = "no RDMA device is on the way there; choose provider=softiwarp"
 _Address = tuple[int, tuple[Any, ...]]
 
 
@@ -415,15 +417,11 @@ def _failure(event: CmEvent, where: str) -> ConnectionFailed:
     kind, status = event.type, event.status
     if kind is CmEventType.REJECTED:
         if status in (_NO_LISTENER, -errno.ECONNREFUSED):
-            return ConnectionFailed(
-                f"cannot connect to {where}: nobody listens there; start the target, check the port"
-            )
+            return ConnectionFailed(f"cannot connect to {where}: {_NOBODY}")
         if status in _REFUSED:
             return ConnectionRejected(f"{where} refused the connection", event.private_data)
     if kind is CmEventType.ADDR_ERROR and status == -errno.ENODEV:
-        return ConnectionFailed(
-            f"cannot connect to {where}: no RDMA device is on the way there; choose provider=softiwarp"
-        )
+        return ConnectionFailed(f"cannot connect to {where}: {_NO_DEVICE}")
     what = _os_error_text(status) if status < 0 else f"status {status}"
     return ConnectionFailed(f"cannot connect to {where}: {kind.name.lower().replace('_', ' ')} ({what})")
 
@@ -449,9 +447,9 @@ def _as_failed(error: BaseException, where: str, timeout: float) -> IserError | 
         return ConnectionFailed(f"{where} did not answer within {timeout:g} s; is an RDMA listener there?")
     if isinstance(error, OSError):
         if error.errno == errno.ECONNREFUSED:
-            return ConnectionFailed(
-                f"cannot connect to {where}: nobody listens there; start the target, check the port"
-            )
+            return ConnectionFailed(f"cannot connect to {where}: {_NOBODY}")
+        if error.errno == errno.ENODEV:
+            return ConnectionFailed(f"cannot connect to {where}: {_NO_DEVICE}")
         return ConnectionFailed(f"cannot connect to {where}: {error.strerror or error}")
     if isinstance(error, IserError) or not isinstance(error, Exception):
         return None

@@ -174,6 +174,7 @@ async def test_connecting_over_iwarp_leaves_the_states_to_the_kernel(world: Worl
     [
         ("resolve_addr", answer(CmEventType.ADDR_ERROR, -errno.ENODEV), ConnectionFailed, "choose provider=softiwarp"),
         ("resolve_addr", answer(CmEventType.ADDR_ERROR, -errno.ETIMEDOUT), ConnectionFailed, "timed out"),
+        ("resolve_route", OSError(errno.ENODEV, "No such device"), ConnectionFailed, "choose provider=softiwarp"),
         ("resolve_route", OSError(errno.ENETUNREACH, "Network is unreachable"), ConnectionFailed, "unreachable"),
         ("connect", answer(CmEventType.REJECTED, 8), ConnectionFailed, "nobody listens there"),
         ("connect", answer(CmEventType.REJECTED, 28, b"no"), ConnectionRejected, "refused the connection"),
