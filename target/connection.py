@@ -11,17 +11,19 @@ from typing import Final
 from iser.errors import ConnectionLost, IserError, PduError
 from iser.login import (
     LOGIN_DATA_LENGTH,
+    AdmissionRequest,
     NegotiatedParameters,
-    TargetAddress,
     TargetLogin,
     TargetLoginConfig,
     TargetRecord,
     TextResponder,
     Wishes,
 )
+from iser.net import display
 from iser.pdu import Pdu, TaskManagementRequest
+from target.access import Grant, audit_allowed, audit_denied
 from target.execution import Execution
-from target.registry import Registry
+from target.registry import Place, Registry
 from target.session import Session
 from target.staging import StagingPool
 from target.transport import MAX_DATA_RECEIVES, Incoming
@@ -52,13 +54,17 @@ class Connection:
         registry: Registry,
         staging: StagingPool,
         settings: ConnectionSettings,
-        addresses: Callable[[Incoming], list[TargetAddress]],
+        places: Callable[[Incoming], list[Place]],
         incoming: Incoming,
+        entered: Callable[[], None],
     ) -> None:
         self._registry = registry
         self._staging = staging
         self._settings = settings
-        self._addresses = addresses
+        self._places = places
+        self._entered = entered
+        self._asked: AdmissionRequest | None = None
+        self._grant: Grant | None = None
         self._incoming = incoming
         self._datamover = incoming.datamover(self)
         self._login = TargetLogin(
@@ -68,7 +74,7 @@ class Connection:
                 command_window=settings.queue_depth,
             ),
             None,
-            registry,
+            self,
         )
         self._ended = asyncio.Event()
         self.session: Session | None = None
@@ -97,10 +103,27 @@ class Connection:
             self._datamover.connection_terminate()
             self._ended.set()
 
+    def drop(self, why: str) -> None:
+        """End a connection that has not logged in yet, at once."""
+        if not self.session and not self._ended.is_set():
+            self._datamover.abort(ConnectionLost(why))
+
     @property
     def idle(self) -> bool:
         """True when no task is running."""
         return not (self.session and self.session.tasks)
+
+    # What the login asks
+
+    def admit(self, request: AdmissionRequest) -> Grant:
+        """See :class:`iser.login.TargetDirectory`."""
+        self._asked = request
+        self._grant = grant = self._registry.admit(request, self._incoming.place)
+        return grant
+
+    def grant_tsih(self, request: AdmissionRequest) -> int:
+        """See :class:`iser.login.TargetDirectory`."""
+        return self._registry.grant_tsih(request)
 
     # Up-calls of the datamover
 
@@ -155,6 +178,7 @@ class Connection:
             return
         self._datamover.send_control(response)
         if login.failure:
+            audit_denied(self._asked, self._grant, display(self._incoming.remote), login.failure)
             self.end(f"login refused: {login.failure}")
 
     def _begin_session(self, response: Pdu) -> None:
@@ -162,13 +186,17 @@ class Connection:
         params, settings = result.params, self._settings
         datamover.notice_key_values(params)
         datamover.allocate_connection_resources(settings.queue_depth + _data_receives(params, settings.queue_depth))
+        asked, grant = self._asked, self._grant
+        assert asked
+        assert grant
         target = self._registry.targets[result.target_name] if not result.discovery else None
-        nexus = target.device.attach(f"{result.initiator_name},i,0x{result.isid.hex()}") if target else None
+        device = target.view(grant.rule) if target else None
+        nexus = device.attach(f"{result.initiator_name},i,0x{result.isid.hex()}") if device else None
 
         def execution(session: Session) -> Execution:
-            assert target is not None
+            assert device is not None
             assert nexus is not None
-            return Execution(target.device, nexus, datamover, params, self._staging, session.finish)
+            return Execution(device, nexus, datamover, params, self._staging, session.finish)
 
         # Linux and libiscsi post receives of 128 bytes of data in a normal iSER session, whatever they negotiate.
         transport = self._incoming.transport
@@ -176,6 +204,8 @@ class Connection:
         text = TextResponder(params, self._records, transport=transport, max_data=max_data)
         session = Session(self, result, datamover, execution if target else None, text, settings.queue_depth)
         self.session = session
+        self._entered()
+        audit_allowed(asked, grant, display(self._incoming.remote))
         old = self._registry.enter(session, nexus)
         datamover.send_control(response)
         datamover.enable_datamover()
@@ -190,7 +220,7 @@ class Connection:
             old.close("the initiator logged in anew")
 
     def _records(self, wanted: str) -> list[TargetRecord]:
-        return self._registry.records(wanted, self._addresses(self._incoming))
+        return self._registry.records(wanted, self._places(self._incoming), self._login.result.initiator_name)
 
     def _login_overdue(self) -> None:
         if self.session is None:

@@ -15,7 +15,7 @@ from iser.pdu.const import RejectReason
 from iser.scsi.codes import SenseCode
 from iser.scsi.const import SenseKey, Status
 from iser.sg import scatter, slice_views
-from target.scsi import GOOD, Async, Done, Nexus, ReadMedia, ScsiTask, TargetDevice, WriteMedia
+from target.scsi import GOOD, Async, Done, LogicalUnit, Nexus, ReadMedia, ScsiTask, TargetDevice, WriteMedia
 from target.staging import StagingPool
 from target.task import Task
 
@@ -51,6 +51,10 @@ class Execution:
         self._reads: dict[int, Task] = {}
         self._puts: dict[int, memoryview] = {}
         self._jobs: set[asyncio.Task[None]] = set()
+
+    def unit(self, lun: int) -> LogicalUnit | None:
+        """The logical unit that a LUN field means to this session's initiator."""
+        return self._device.unit(lun)
 
     def start(self, pdu: Pdu, bhs: ScsiCommand) -> Task:
         """Begin a command; it may be finished on return.  Raises PduError for one that breaks the session's rules."""

@@ -49,7 +49,7 @@ class TaskManager:
     def _on_unit(
         self, session: Session, function: int, bhs: TaskManagementRequest, done: Callable[[int], None]
     ) -> None:
-        unit = self._device.unit(bhs.lun)
+        unit = session.unit(bhs.lun)
         if unit is None:
             done(Code.LUN_DOES_NOT_EXIST)
         elif function == Function.ABORT_TASK:
@@ -102,7 +102,7 @@ class TaskManager:
             session.close("the target was reset")
 
     def _tasks_on(self, session: Session, unit: LogicalUnit) -> list[Task]:
-        return session.tasks_where(lambda command: self._device.unit(command.lun) is unit)
+        return session.tasks_where(lambda command: session.unit(command.lun) is unit)
 
 
 def _drop_all(hit: dict[Session, list[Task]], done: Callable[[int], None]) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from iser.login import (
     ALL_TARGETS,
     DISCOVERY,
-    Admission,
     AdmissionRequest,
     LoginResult,
     LoginStatus,
@@ -17,23 +16,34 @@ from iser.login import (
     TargetRecord,
     login_error,
 )
+from target.access import AccessPolicy, Grant, Rule
 from target.management import TaskManager
+from target.mapped import MappedDevice
 from target.scsi import Nexus, TargetDevice
 from target.session import Session
 
-__all__ = ["DEFAULT_MAX_SESSIONS", "Registry", "ServedTarget"]
+__all__ = ["DEFAULT_MAX_SESSIONS", "Place", "Registry", "ServedTarget"]
 
 DEFAULT_MAX_SESSIONS: Final = 1024
 _MAX_TSIH: Final = 0xFFFF
 
 
+class Place(NamedTuple):
+    """A portal: its name in the configuration, its portal group tag, and how an initiator reaches it."""
+
+    name: str
+    group: int
+    address: TargetAddress = TargetAddress("")
+
+
 @dataclass(slots=True, eq=False)
 class ServedTarget:
-    """One target name with its device; all its portals are one portal group."""
+    """One target name with its device, on ``portals`` or, where there are none, on all."""
 
     device: TargetDevice
     alias: str = ""
-    portal_group_tag: int = 1
+    portals: frozenset[str] = frozenset()
+    views: dict[str, TargetDevice] = field(default_factory=dict)
     sessions: dict[Session, Nexus] = field(default_factory=dict)
     tasks: TaskManager = field(init=False)
 
@@ -45,35 +55,59 @@ class ServedTarget:
         """The iSCSI name."""
         return self.device.name
 
+    def at(self, place: Place) -> bool:
+        """Whether the target is to be reached there."""
+        return not self.portals or place.name in self.portals
+
+    def view(self, rule: Rule) -> TargetDevice:
+        """The device as an initiator sees it that ``rule`` let in."""
+        if rule.luns is None:
+            return self.device
+        if rule.name not in self.views:
+            self.views[rule.name] = MappedDevice(self.device, rule.luns)
+        return self.views[rule.name]
+
 
 class Registry:
     """Targets by name, and every session by its TSIH."""
 
-    def __init__(self, targets: Sequence[ServedTarget], max_sessions: int = DEFAULT_MAX_SESSIONS) -> None:
+    def __init__(
+        self,
+        targets: Sequence[ServedTarget],
+        max_sessions: int = DEFAULT_MAX_SESSIONS,
+        policy: AccessPolicy | None = None,
+        per_initiator: int = DEFAULT_MAX_SESSIONS,
+    ) -> None:
         self.targets = {target.name: target for target in targets}
         self.sessions: dict[int, Session] = {}
         self.draining = False
         self._max_sessions = max_sessions
+        self._policy = policy or AccessPolicy()
+        self._per_initiator = per_initiator
         self._reserved: set[int] = set()
         self._last_tsih = 0
 
-    def admit(self, request: AdmissionRequest) -> Admission:
-        """See :class:`TargetDirectory`."""
+    def admit(self, request: AdmissionRequest, place: Place) -> Grant:
+        """See :class:`TargetDirectory`; ``place`` is where the initiator knocks."""
         if self.draining:
             raise login_error(LoginStatus.SERVICE_UNAVAILABLE, "this target is shutting down")
         if request.session_type == DISCOVERY:
-            return Admission()
+            return self._policy.admit(request)
         target = self.targets.get(request.target_name)
-        if target is None:
+        if target is None or not target.at(place):
             raise login_error(LoginStatus.NOT_FOUND, f"{request.initiator_name} asks for {request.target_name!r}")
         if request.tsih:
             self._refuse_joining(request)
-        return Admission(portal_group_tag=target.portal_group_tag, target_alias=target.alias)
+        return self._policy.admit(request, place.group, target.alias)
 
     def grant_tsih(self, request: AdmissionRequest) -> int:
         """See :class:`TargetDirectory`.  The number is held until :meth:`enter` or :meth:`forget`."""
         if len(self.sessions) + len(self._reserved) >= self._max_sessions and not self._replaces(request):
             raise login_error(LoginStatus.OUT_OF_RESOURCES, f"there are {self._max_sessions} sessions already")
+        name = request.initiator_name
+        own = sum(session.login.initiator_name == name for session in self.sessions.values())
+        if own >= self._per_initiator and not self._replaces(request):
+            raise login_error(LoginStatus.OUT_OF_RESOURCES, f"{name} has {own} sessions already, which is its limit")
         if len(self.sessions) + len(self._reserved) >= _MAX_TSIH:
             raise login_error(LoginStatus.OUT_OF_RESOURCES, "every session number is taken")
         tsih = self._last_tsih % _MAX_TSIH + 1
@@ -107,13 +141,14 @@ class Registry:
         if target and nexus:
             target.device.detach(nexus)
 
-    def records(self, wanted: str, addresses: Sequence[TargetAddress]) -> list[TargetRecord]:
-        """The answer to SendTargets of one name or of all."""
-        return [
-            TargetRecord(name, tuple(address._replace(tpgt=target.portal_group_tag) for address in addresses))
-            for name, target in self.targets.items()
-            if wanted in (ALL_TARGETS, name)
-        ]
+    def records(self, wanted: str, places: Sequence[Place], initiator: str) -> list[TargetRecord]:
+        """The answer to SendTargets of one name or of all: what would let ``initiator`` in, with its portals."""
+        found = []
+        for name, target in self.targets.items():
+            portals = tuple(place.address._replace(tpgt=place.group) for place in places if target.at(place))
+            if wanted in (ALL_TARGETS, name) and portals and self._policy.shows(name, initiator):
+                found.append(TargetRecord(name, portals))
+        return found
 
     def _refuse_joining(self, request: AdmissionRequest) -> None:
         """A second connection: every session has MaxConnections=1."""
@@ -134,6 +169,11 @@ class Registry:
         if login.discovery or not login.new_session:
             return None
         for session in self.targets[login.target_name].sessions:
-            if session.login.initiator_name == login.initiator_name and session.login.isid == login.isid:
+            if _nexus_of(session.login) == _nexus_of(login):
                 return session
         return None
+
+
+def _nexus_of(login: LoginResult) -> tuple[str, bytes, int]:
+    """What tells I_T nexuses of one target apart (RFC 7143 section 4.4.3)."""
+    return login.initiator_name, login.isid, login.params.target_portal_group_tag

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
+from functools import partial
 from typing import Final, Literal, cast
 
 from iser.errors import BackendError, IserError, UsageError
@@ -14,17 +15,19 @@ from iser.net import TcpListener, display
 from iser.rdma.api import ConnectRequest, Listener, Provider
 from iser.rdma.choose import make_provider
 from iser.rdma.softiwarp import SoftIwarpOptions
+from target.access import AccessPolicy
 from target.config import Config, LimitsConfig
+from target.config.access import build_policy
 from target.config.build import build_device
 from target.config.values import Listen
 from target.connection import Connection, ConnectionSettings
-from target.registry import Registry, ServedTarget
+from target.registry import Place, Registry, ServedTarget
 from target.staging import StagingPool
 from target.transport import MAX_DATA_RECEIVES, Incoming, IserIncoming, TcpIncoming
 
-__all__ = ["DRAIN_TIMEOUT", "MAX_LOGINS", "TargetServer"]
+__all__ = ["DRAIN_TIMEOUT", "MAX_CLOSING", "TargetServer"]
 
-MAX_LOGINS: Final = 64  # connections beyond the sessions allowed, so that a full target can still say so
+MAX_CLOSING: Final = 64  # connections beyond the sessions and logins allowed: those that are on their way out
 DRAIN_TIMEOUT: Final = 5.0  # seconds that running commands get to end
 
 log = logging.getLogger("iser.target")
@@ -33,17 +36,19 @@ log = logging.getLogger("iser.target")
 class TargetServer:
     """Serves a configuration.  Use :meth:`start`, then :meth:`close`."""
 
-    def __init__(self, config: Config, targets: list[ServedTarget]) -> None:
+    def __init__(self, config: Config, policy: AccessPolicy, targets: list[ServedTarget]) -> None:
         limits = config.limits
         self._config = config
         self._targets = targets
-        self._registry = Registry(targets, limits.max_sessions)
+        self._registry = Registry(targets, limits.max_sessions, policy, limits.max_sessions_per_initiator)
         self.staging = StagingPool()
         self._connections: dict[Connection, asyncio.Task[None] | None] = {}
-        self._listeners: list[tuple[Transport, Listener | TcpListener]] = []
+        self._logins: dict[Connection, None] = {}  # those without a session, oldest first
+        self._listeners: list[tuple[str, Transport, Listener | TcpListener]] = []
         self._accepting: set[asyncio.Task[None]] = set()
         self._settings = ConnectionSettings(
             queue_depth=limits.queue_depth,
+            login_timeout=limits.login_timeout,
             wishes=Wishes(
                 initial_r2t=limits.initial_r2t,
                 immediate_data=limits.immediate_data,
@@ -55,17 +60,18 @@ class TargetServer:
     @classmethod
     async def start(cls, config: Config, provider: Provider | None = None) -> TargetServer:
         """Open the backends and listen.  Raises UsageError, BackendError, ConnectionFailed, with nothing left open."""
-        self = cls(config, await _open_targets(config))
+        policy = build_policy(config)
+        self = cls(config, policy, await _open_targets(config))
         try:
-            for portal in config.portal.values():
+            for name, portal in config.portal.items():
                 host, port, transport = portal.listen
                 listener: Listener | TcpListener
                 if transport == "tcp":
-                    listener = await TcpListener.open(host, port, self._tcp_connection)
+                    listener = await TcpListener.open(host, port, partial(self._tcp_connection, name))
                 else:
                     used = provider or await _provider(config, host)
-                    listener = await used.listen(host, port, self._connect_request)
-                self._listeners.append((transport, listener))
+                    listener = await used.listen(host, port, partial(self._connect_request, name))
+                self._listeners.append((name, transport, listener))
         except IserError:
             await self.close()
             raise
@@ -74,12 +80,12 @@ class TargetServer:
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """The portals, as bound."""
-        return [listener.address for _, listener in self._listeners]
+        return [listener.address for _, _, listener in self._listeners]
 
     @property
     def portals(self) -> list[Listen]:
         """The portals, as bound, with their transports."""
-        return [Listen(*listener.address, transport) for transport, listener in self._listeners]
+        return [Listen(*listener.address, transport) for _, transport, listener in self._listeners]
 
     @property
     def sessions(self) -> int:
@@ -89,7 +95,7 @@ class TargetServer:
     async def close(self, drain: float = DRAIN_TIMEOUT) -> None:
         """Take no more logins, give running commands ``drain`` seconds to end, end the sessions, close the backends."""
         self._registry.draining = True
-        for _, listener in self._listeners:
+        for _, _, listener in self._listeners:
             await listener.close()
         await self._drain(drain)
         tasks = [task for task in self._connections.values() if task]
@@ -110,14 +116,21 @@ class TargetServer:
                 return
             await asyncio.sleep(0.02)
 
-    async def _connect_request(self, request: ConnectRequest) -> None:
+    def _place(self, portal: str) -> Place:
+        return Place(portal, self._config.portal[portal].group)
+
+    async def _connect_request(self, portal: str, request: ConnectRequest) -> None:
         settings = self._settings
         unsolicited = not settings.wishes.initial_r2t
-        await self._serve(IserIncoming(request, remote_invalidate=settings.remote_invalidate, unsolicited=unsolicited))
+        await self._serve(
+            IserIncoming(
+                request, self._place(portal), remote_invalidate=settings.remote_invalidate, unsolicited=unsolicited
+            )
+        )
 
-    def _tcp_connection(self, sock: socket.socket) -> None:
+    def _tcp_connection(self, portal: str, sock: socket.socket) -> None:
         try:
-            incoming = TcpIncoming(sock)
+            incoming = TcpIncoming(sock, self._place(portal))
         except IserError as error:
             log.info("%s", error)
             return
@@ -126,33 +139,51 @@ class TargetServer:
         task.add_done_callback(self._accepting.discard)
 
     async def _serve(self, incoming: Incoming) -> None:
-        full = len(self._connections) >= self._config.limits.max_sessions + MAX_LOGINS
+        limits = self._config.limits
+        while len(self._logins) >= limits.max_logins:
+            # Who floods us with logins that go nowhere must not keep others out, so the oldest goes.
+            oldest = next(iter(self._logins))
+            del self._logins[oldest]
+            oldest.drop(f"there are more than {limits.max_logins} connections without a login")
+        full = len(self._connections) >= limits.max_sessions + limits.max_logins + MAX_CLOSING
         if full or self._registry.draining:
             why = "too many connections" if full else "the target is shutting down"
             log.warning("refusing %s: %s", display(incoming.remote), why)
             await incoming.reject()
             return
-        connection = Connection(self._registry, self.staging, self._settings, self._portal_addresses, incoming)
+        connection = Connection(
+            self._registry,
+            self.staging,
+            self._settings,
+            self._places,
+            incoming,
+            lambda: self._logins.pop(connection, None),
+        )
         self._connections[connection] = asyncio.current_task()
+        self._logins[connection] = None
         try:
             await connection.serve()
         finally:
+            self._logins.pop(connection, None)
             del self._connections[connection]
 
-    def _portal_addresses(self, incoming: Incoming) -> list[TargetAddress]:
+    def _places(self, incoming: Incoming) -> list[Place]:
         """What SendTargets says to an initiator on ``incoming``: an address does not tell its transport, so its own."""
-        return [
-            TargetAddress(incoming.local[0] if _is_wildcard(host) else host, port)
-            for host, port, transport in self.portals
-            if transport == incoming.transport
-        ]
+        found = []
+        for name, transport, listener in self._listeners:
+            host, port = listener.address
+            if transport == incoming.transport:
+                address = TargetAddress(incoming.local[0] if _is_wildcard(host) else host, port)
+                found.append(self._place(name)._replace(address=address))
+        return found
 
 
 async def _open_targets(config: Config) -> list[ServedTarget]:
     opened: list[ServedTarget] = []
     try:
         for target in config.target:
-            opened.append(ServedTarget(await build_device(target, config.limits), target.alias))  # noqa: PERF401 - what was opened is closed below
+            device = await build_device(target, config.limits)
+            opened.append(ServedTarget(device, target.alias, frozenset(target.portals)))
     except (UsageError, BackendError):
         for served in opened:
             await served.device.close()

@@ -38,7 +38,7 @@ from iser.pdu.const import LogoutReason, LogoutResponseCode, RejectReason
 from iser.scsi.const import Status
 from target.execution import Execution
 from target.numbering import Numbering
-from target.scsi import Done
+from target.scsi import Done, LogicalUnit
 from target.task import Task
 
 __all__ = ["MAX_DRAINING", "MAX_IMMEDIATE", "Session", "SessionOwner"]
@@ -243,6 +243,10 @@ class Session:
             residual,
         )
         self._datamover.send_control(Pdu(response, len(sense).to_bytes(2, "big") + sense if sense else b""))
+
+    def unit(self, lun: int) -> LogicalUnit | None:
+        """The logical unit that a LUN field means in this session."""
+        return self.execution.unit(lun) if self.execution else None
 
     def tasks_where(self, wanted: Callable[[ScsiCommand], bool]) -> list[Task]:
         """The tasks that a task management function finds; those that are ending have to be waited for."""

@@ -13,6 +13,7 @@ from iser.errors import ConnectionFailed
 from iser.login import Transport, Wishes
 from iser.net import Address, addresses_of
 from iser.rdma.api import ConnectRequest
+from target.registry import Place
 
 __all__ = ["MAX_DATA_RECEIVES", "TCP_MAX_R2T", "TCP_RECV_LENGTH", "Incoming", "IserIncoming", "TcpIncoming"]
 
@@ -22,8 +23,9 @@ TCP_MAX_R2T: Final = 4  # R2Ts outstanding for one task
 
 
 class Incoming(ABC):
-    """A connection that waits to be accepted.  ``local`` and ``remote`` are the ends' addresses."""
+    """A connection that waits to be accepted at ``place``.  ``local`` and ``remote`` are the ends' addresses."""
 
+    place: Place
     transport: Transport
     local: Address
     remote: Address
@@ -52,7 +54,8 @@ class IserIncoming(Incoming):
 
     transport = "iser"
 
-    def __init__(self, request: ConnectRequest, *, remote_invalidate: bool, unsolicited: bool) -> None:
+    def __init__(self, request: ConnectRequest, place: Place, *, remote_invalidate: bool, unsolicited: bool) -> None:
+        self.place = place
         self.local = request.info.local_address
         self.remote = request.info.remote_address
         self._request = request
@@ -86,7 +89,8 @@ class TcpIncoming(Incoming):
 
     transport = "tcp"
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, place: Place) -> None:
+        self.place = place
         try:
             self.local, self.remote = addresses_of(sock)
         except OSError as error:

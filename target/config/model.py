@@ -13,12 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo
+from pydantic import BaseModel, BeforeValidator, Field, PlainValidator, ValidationError
 from pydantic_core import ErrorDetails
 
 from iser.errors import ConfigError, UsageError
 from iser.scsi.lun import MAX_LUN
 from target.backends.fault import Action, Operation
+from target.config.access import AccessConfig, AclConfig, ChapConfig, DiscoveryConfig, access_faults
+from target.config.base import Table as _Model
+from target.config.base import resolve_path as _resolve
 from target.config.faults import Fault, combined_faults, dotted, model_fault
 from target.config.lines import Path as KeyPath
 from target.config.lines import find_line, key_lines
@@ -55,13 +58,6 @@ class ConfigErrors(UsageError):  # noqa: N818 - it is several of ConfigError
         self.faults = tuple(faults)
 
 
-def _resolve(value: object, info: ValidationInfo) -> Path:
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise UsageError(f"{value!r} is not a path; write a text in quotes")
-    assert isinstance(info.context, Path)  # given by _validate
-    return info.context / value
-
-
 def _crc(value: object) -> bool | None:
     if value == "auto":
         return None
@@ -85,16 +81,11 @@ Size = Annotated[int, BeforeValidator(parse_size)]
 Ascii = r"^[ -~]*$"
 
 
-class _Model(BaseModel):
-    """Base of the tables: unknown keys are refused, types are not converted, values do not change later."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
 class PortalConfig(_Model):
-    """``[portal.NAME]``: where to listen."""
+    """``[portal.NAME]``: where to listen; ``group`` is the portal group tag, for all targets."""
 
     listen: Annotated[Listen, PlainValidator(parse_listen)]
+    group: int = Field(default=1, ge=1, le=65535)
 
 
 class FaultConfig(_Model):
@@ -134,18 +125,27 @@ class LunConfig(_Model):
 
 
 class TargetConfig(_Model):
-    """``[[target]]``: an iSCSI target node."""
+    """``[[target]]``: an iSCSI target node, on all portals or on those named; ``acl`` is tried in order."""
 
     name: Annotated[str, PlainValidator(check_iscsi_name)]
     alias: str = Field(default="", max_length=255)
+    portals: tuple[str, ...] = Field(default=(), strict=False, max_length=64)
+    acl: tuple[AclConfig, ...] = Field(default=(), strict=False, max_length=1024)
     lun: tuple[LunConfig, ...] = Field(strict=False, min_length=1, max_length=1024)
 
 
 class LimitsConfig(_Model):
-    """``[limits]``: of each session, but for ``max_sessions``.  Names and ranges are those of the RFC 7143 keys."""
+    """``[limits]``: of each session, but for those of sessions and logins.
+
+    Names and ranges are those of the RFC 7143 keys.  ``max_logins`` bounds the connections that have not logged in yet:
+    one more, and the oldest of them goes.  A login has ``login_timeout`` seconds.
+    """
 
     queue_depth: int = Field(default=64, ge=1, le=1024)
     max_sessions: int = Field(default=64, ge=1, le=65535)
+    max_sessions_per_initiator: int = Field(default=65535, ge=1, le=65535)
+    max_logins: int = Field(default=64, ge=1, le=4096)
+    login_timeout: float = Field(default=15.0, ge=0.1, le=3600)
     immediate_data: bool = True
     initial_r2t: bool = True
     first_burst_length: Annotated[Size, Field(ge=512, le=(1 << 24) - 1)] = DEFAULT_FIRST_BURST
@@ -171,6 +171,9 @@ class Config(_Model):
     target: tuple[TargetConfig, ...] = Field(strict=False, min_length=1, max_length=256)
     limits: LimitsConfig = LimitsConfig()
     rnic: RnicConfig = RnicConfig()
+    chap: dict[str, ChapConfig] = Field(default={}, max_length=4096)
+    discovery: DiscoveryConfig = DiscoveryConfig()
+    access: AccessConfig = AccessConfig()
 
 
 def load(path: str | os.PathLike[str]) -> Config:
@@ -206,7 +209,7 @@ def _syntax_fault(file: Path, text: str, error: tomllib.TOMLDecodeError) -> Conf
 
 
 def _validate(raw: Mapping[str, Any], base: Path, locate: Callable[[Fault], tuple[int, ConfigError]]) -> Config:
-    faults = list(combined_faults(raw, base))
+    faults = [*combined_faults(raw, base), *access_faults(raw)]
     config = None
     try:
         config = Config.model_validate(raw, context=base)

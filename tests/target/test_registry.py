@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,12 +10,14 @@ import pytest
 from iser.errors import LoginError
 from iser.login import ALL_TARGETS, AdmissionRequest, LoginResult, NegotiatedParameters, TargetAddress
 from iser.login.result import DISCOVERY, NORMAL
+from target.access import AccessPolicy, Rule
 from target.backends.memory import MemoryBackend
-from target.registry import Registry, ServedTarget
+from target.registry import Place, Registry, ServedTarget
 from target.scsi import Identity, LogicalUnit, TargetDevice
 from target.session import Session
 
 A, B = "iqn.2026-11.test:a", "iqn.2026-11.test:b"
+HERE = Place("both", 1)
 ME = "iqn.2026-11.test:me"
 
 
@@ -32,12 +35,12 @@ def request(**changes: Any) -> AdmissionRequest:
     return AdmissionRequest(**(base | changes))
 
 
-def registry(max_sessions: int = 2) -> Registry:
-    def served(name: str, tag: int) -> ServedTarget:
+def registry(max_sessions: int = 2, policy: AccessPolicy | None = None, per_initiator: int = 0xFFFF) -> Registry:
+    def served(name: str, portal: str) -> ServedTarget:
         unit = LogicalUnit(MemoryBackend(4096), Identity.derive(name, 0))
-        return ServedTarget(TargetDevice(name, {0: unit}), f"alias of {name[-1]}", tag)
+        return ServedTarget(TargetDevice(name, {0: unit}), f"alias of {name[-1]}", frozenset({portal, "both"}))
 
-    return Registry([served(A, 1), served(B, 2)], max_sessions)
+    return Registry([served(A, "one"), served(B, "two")], max_sessions, policy, per_initiator)
 
 
 class Stand:
@@ -55,7 +58,7 @@ class Stand:
 
 def enter(into: Registry, asked: AdmissionRequest) -> tuple[Session, Session | None]:
     """Go through a login; returns the session and the one that it replaces."""
-    into.admit(asked)
+    into.admit(asked, HERE)
     session: Any = Stand(asked, into.grant_tsih(asked))
     nexus = into.targets[asked.target_name].device.attach("x") if asked.session_type == NORMAL else None
     return session, into.enter(session, nexus)
@@ -68,8 +71,8 @@ def refusal(into: Registry, asked: AdmissionRequest) -> tuple[int, int]:
 
 
 def test_a_target_is_found_by_its_name() -> None:
-    admission: Any = registry().admit(request(target_name=B))
-    assert (admission.portal_group_tag, admission.target_alias) == (2, "alias of b")
+    grant = registry().admit(request(target_name=B), HERE._replace(group=2))
+    assert (grant.portal_group_tag, grant.target_alias) == (2, "alias of b")
     assert refusal(registry(), request(target_name="iqn.2026-11.test:none")) == (2, 3)
 
 
@@ -155,11 +158,66 @@ def test_leaving_twice_is_no_error_and_detaches_the_nexus() -> None:
     assert (one.sessions, one.targets[A].sessions) == ({}, {})
 
 
-def test_targets_are_listed_with_their_portal_group() -> None:
-    records = registry().records(ALL_TARGETS, [TargetAddress("1.2.3.4", 3260)])
-    assert [(record.name, str(record.addresses[0])) for record in records] == [
-        (A, "1.2.3.4:3260,1"),
-        (B, "1.2.3.4:3260,2"),
-    ]
-    assert [record.name for record in registry().records(B, [])] == [B]
-    assert registry().records("iqn.2026-11.test:none", []) == []
+PLACES = [
+    Place("one", 1, TargetAddress("1.2.3.4", 3260)),
+    Place("two", 2, TargetAddress("1.2.3.5", 3260)),
+    Place("both", 3, TargetAddress("1.2.3.6", 3260)),
+]
+
+
+def listed(from_: Registry, wanted: str = ALL_TARGETS, initiator: str = ME) -> dict[str, list[str]]:
+    return {record.name: list(map(str, record.addresses)) for record in from_.records(wanted, PLACES, initiator)}
+
+
+def test_targets_are_listed_with_their_portals_and_the_groups_of_these() -> None:
+    assert listed(registry()) == {
+        A: ["1.2.3.4:3260,1", "1.2.3.6:3260,3"],
+        B: ["1.2.3.5:3260,2", "1.2.3.6:3260,3"],
+    }
+    assert list(listed(registry(), B)) == [B]
+    assert listed(registry(), "iqn.2026-11.test:none") == {}
+
+
+def test_a_target_is_listed_to_those_that_it_would_let_in() -> None:
+    policy = AccessPolicy(targets={A: [Rule(name="rule", initiator=ME)]})
+    assert list(listed(registry(policy=policy))) == [A, B]
+    assert list(listed(registry(policy=policy), initiator="iqn.2026-11.test:he")) == [B]
+
+
+def test_a_target_is_not_there_at_a_portal_of_others() -> None:
+    with pytest.raises(LoginError, match="0203"):
+        registry().admit(request(), Place("two", 2))
+
+
+def test_the_policy_decides() -> None:
+    closed = registry(policy=AccessPolicy(targets={A: [Rule(name="nobody", allow=False)]}))
+    assert refusal(closed, request()) == (2, 2)
+    enter(closed, request(target_name=B))
+
+
+def test_one_initiator_has_no_more_sessions_than_allowed() -> None:
+    limited = registry(max_sessions=9, per_initiator=2)
+    first, _ = enter(limited, request())
+    enter(limited, request(isid=b"abcdef"))
+    assert refusal(limited, request(isid=b"bcdefg")) == (3, 2)
+    enter(limited, request(isid=b"abcdef"))  # in place of its own
+    enter(limited, request(initiator_name="iqn.2026-11.test:he"))
+    limited.leave(first)
+
+
+def test_the_same_port_in_another_portal_group_is_another_nexus() -> None:
+    several = registry()
+    one, _ = enter(several, request())
+    other: Any = Stand(request(), several.grant_tsih(request()))
+    params = replace(other.login.params, target_portal_group_tag=2)
+    other.login = replace(other.login, params=params)
+    assert several.enter(other, None) is None
+    assert one in several.sessions.values()
+
+
+def test_a_rule_with_a_lun_map_shows_a_device_of_its_own() -> None:
+    target = registry().targets[A]
+    assert target.view(Rule(name="all")) is target.device
+    mapped = Rule(name="some", luns={3: 0})
+    assert target.view(mapped) is target.view(mapped)
+    assert list(target.view(mapped).luns) == [3]

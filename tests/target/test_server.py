@@ -14,8 +14,8 @@ from iser.login import Wishes
 from iser.pdu import FINAL, RESERVED_TAG, NopIn, NopOut, Pdu, ScsiResponse, TextRequest, TextResponse
 from iser.scsi.cdb import write_blocks
 from target import server as server_module
-from target.connection import MAX_DATA_RECEIVES
 from target.server import TargetServer
+from target.transport import MAX_DATA_RECEIVES
 from tests.target.peer import TARGET, Peer, config, disk, leave_nothing, served, serving
 
 SLOW = {"on": "write", "action": "delay", "count": 9, "seconds": 0.1}
@@ -101,11 +101,12 @@ async def test_nobody_logs_in_while_the_server_drains() -> None:
 
 
 async def test_connections_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "MAX_LOGINS", 1)
-    async with serving(config(limits={"max_sessions": 1})) as (_, port):
+    monkeypatch.setattr(server_module, "MAX_CLOSING", -1)
+    async with serving(config(limits={"max_sessions": 1, "max_logins": 2})) as (_, port):
         peers = [Peer() for _ in range(3)]
         for peer in peers[:2]:
             await peer.connect(port)
+        await peers[0].log_in()
         with pytest.raises(ConnectionRejected):
             await peers[2].connect(port)
         await peers[0].datamover.close()
