@@ -154,7 +154,7 @@ def _target_faults(
         yield from _proof_faults(where, acl, users)
         shown = acl.get("luns")
         for real in shown.values() if isinstance(shown, Mapping) else _list(shown):
-            if isinstance(real, int) and real not in luns:
+            if type(real) is int and 0 <= real <= MAX_LUN and real not in luns:
                 yield Fault(
                     (*where, "luns"), f"names LUN {real}, which this target does not have; add it or leave it out"
                 )

@@ -233,7 +233,8 @@ def _known_keys(path: KeyPath) -> Sequence[str]:
         field = model.model_fields.get(str(part))
         if field is not None:
             nested = (field.annotation, *get_args(field.annotation))
-            model = next(entry for entry in nested if isinstance(entry, type) and issubclass(entry, BaseModel))
+            tables = (entry for entry in nested if isinstance(entry, type) and issubclass(entry, BaseModel))
+            model = next(tables, model)
     return tuple(model.model_fields)
 
 
