@@ -18,6 +18,7 @@ __all__ = [
     "OP_RDMA_WRITE",
     "OP_SEND",
     "OP_SEND_WITH_INV",
+    "PORT_ACTIVE",
     "QPS_ERR",
     "QPS_INIT",
     "QPS_RTR",
@@ -49,6 +50,8 @@ SEND_INLINE: Final = 8
 #: IBV_WC_WITH_INV is 8; rxe hands up the kernel's number for it, 4, which means nothing else on an RC queue pair.
 WC_INVALIDATED: Final = 8 | 4
 
+PORT_ACTIVE: Final = 4  # enum ibv_port_state
+
 QPT_RC: Final = 2
 QPS_INIT: Final = 1
 QPS_RTR: Final = 2
@@ -64,6 +67,7 @@ class QpAttrMask:
 
     STATE: Final = 1 << 0
     ACCESS_FLAGS: Final = 1 << 3
+    PORT: Final = 1 << 5
     AV: Final = 1 << 7
     MAX_QP_RD_ATOMIC: Final = 1 << 13
     MIN_RNR_TIMER: Final = 1 << 15

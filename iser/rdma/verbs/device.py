@@ -18,7 +18,7 @@ from iser.rdma.api import (
     QpCap,
     QueuePair,
 )
-from iser.rdma.verbs.constants import CAP_MEM_MGT_EXTENSIONS, NODE_TYPE_RNIC, AsyncEvent
+from iser.rdma.verbs.constants import CAP_MEM_MGT_EXTENSIONS, NODE_TYPE_RNIC, PORT_ACTIVE, AsyncEvent
 from iser.rdma.verbs.cq import VerbsCompletionQueue
 from iser.rdma.verbs.library import Pyverbs, device_error, event_descriptors, load_pyverbs
 from iser.rdma.verbs.memory import VerbsProtectionDomain
@@ -32,6 +32,7 @@ __all__ = ["MAX_MESSAGE", "VerbsDevice", "node_type", "read_attributes"]
 log = logging.getLogger("iser.rdma.verbs")
 
 PAGE_LIST_FRAGMENTS: Final = 16  # elements of a page-list region where regions are indirect keys
+PORT_GRACE: Final = 2.0  # seconds that a port may be down before its connections end
 MAX_MESSAGE: Final = 1 << 30  # bytes of one region or request; devices have 2 GiB or 1 GiB
 SYSFS: Final = "/sys/class/infiniband"
 
@@ -145,8 +146,20 @@ class VerbsDevice(Device):
             self._abort_all(ConnectionLost(f"RDMA device {self.name} reported {name}; reload its driver"))
         elif number in _NOTABLE:
             log.warning("RDMA device %s reported %s", self.name, name)
+            if number == AsyncEvent.PORT_ERR and self._loop is not None:
+                self._loop.call_later(PORT_GRACE, self._check_ports)
         else:
             log.debug("RDMA device %s reported %s", self.name, name)
+
+    def _check_ports(self) -> None:
+        """End the connections on ports that stayed down: nobody else would tell one that is idle."""
+        for pair in list(self._pairs):
+            try:
+                if self.context.query_port(pair.port).state == PORT_ACTIVE:
+                    continue
+            except self.pyverbs.Error as error:
+                log.debug("RDMA device %s: %s", self.name, error)
+            pair.abort(ConnectionLost(f"{pair.name}: port {pair.port} of RDMA device {self.name} is down"))
 
     def _abort_all(self, reason: IserError) -> None:
         for pair in list(self._pairs):

@@ -140,6 +140,7 @@ class VerbsQueuePair(QueuePair):
     def __init__(self, device: VerbsDevice, pd: VerbsProtectionDomain, cq: VerbsCompletionQueue, cap: QpCap) -> None:
         self.on_disconnect: Callable[[IserError | None], None] | None = None
         self.name = "unconnected"
+        self.port = 1  # of the device, from 1
         self._device = device
         self._pd = pd
         self._cq = cq
@@ -168,7 +169,9 @@ class VerbsQueuePair(QueuePair):
         self._backlog: deque[_Part] = deque()
         self._waiting: deque[_Part] = deque()  # reads without credit
         self._read_credits = 0
-        self._posted = 0  # operations that are not complete
+        self._posted = 0  # operations that are not known to be complete
+        # Of silent ones the last few may be complete without our knowing.
+        self._limit = cap.max_send_wr + SIGNAL_INTERVAL
         # The receive side.
         self._receives: dict[int, _Receive] = {}
         self._spare: dict[int, _Receive] = {}  # by id of the buffer, which they hold
@@ -233,6 +236,7 @@ class VerbsQueuePair(QueuePair):
             attr.max_dest_rd_atomic = served
         if wanted is not None and mask & QpAttrMask.MAX_QP_RD_ATOMIC:
             attr.max_rd_atomic = wanted
+        self.port = attr.port_num if mask & QpAttrMask.PORT else self.port
         self._raw.modify(_qp_attr(self._device.pyverbs, attr, mask), mask)
 
     def prepare(self, cm: CmId, name: str) -> None:
@@ -317,7 +321,7 @@ class VerbsQueuePair(QueuePair):
                 self._late.append(WorkCompletion(wr.wr_id, WcStatus.WR_FLUSH_ERR, _OPCODES[type(wr)], 0))
             self._schedule_late()
             return
-        if self._posted + len(wrs) > self._cap.max_send_wr:
+        if self._posted + len(wrs) > self._limit:
             raise ResourceError(
                 f"{self._posted} work requests are posted and {len(wrs)} more pass the limit; raise max_send_wr"
             )
@@ -464,14 +468,15 @@ class VerbsQueuePair(QueuePair):
         """One request to the device."""
         op, opcode, elements, remote, rkey, flags = part
         self._sequence = sequence = self._sequence + 1
-        self._unsignaled += 1
-        if self._unsignaled >= SIGNAL_INTERVAL or flags & SEND_SIGNALED:
-            flags |= SEND_SIGNALED
-            self._unsignaled = 0
         if opcode == OP_RDMA_READ:
+            # Its completion stands for itself only: on iWARP what was posted before may still be on its way.
             self._reads[sequence] = op
             self._credits -= 1
         else:
+            self._unsignaled += 1
+            if self._unsignaled >= SIGNAL_INTERVAL or flags & SEND_SIGNALED:
+                flags |= SEND_SIGNALED
+                self._unsignaled = 0
             self._ring.append((sequence, op))
             self._credits -= op.parts if opcode == _REGISTER else 1
         try:

@@ -75,6 +75,22 @@ async def test_a_fatal_event_ends_every_connection_of_the_device(device: VerbsDe
         await end.close()
 
 
+@pytest.mark.parametrize(("state", "ended"), [(4, 0), (1, 1)])
+async def test_a_port_that_stays_down_ends_its_connections(
+    device: VerbsDevice, monkeypatch: pytest.MonkeyPatch, state: int, ended: int
+) -> None:
+    monkeypatch.setattr(device_module, "PORT_GRACE", 0.01)
+    device.context.query_port = lambda number: SimpleNamespace(state=state)
+    end = End(device, QpCap(64, 4))
+    end.connect()
+    report(device, AsyncEvent.PORT_ERR)
+    await turns(20)
+    assert len(end.ends) == ended
+    if ended:
+        assert str(end.ends[0]) == "peer:1: port 1 of RDMA device fake0 is down"
+    await end.close()
+
+
 async def test_other_events_are_logged_and_end_nothing(device: VerbsDevice, caplog: pytest.LogCaptureFixture) -> None:
     end = End(device, QpCap(64, 4))
     end.connect()

@@ -86,6 +86,16 @@ async def test_silent_requests_are_told_complete_now_and_then_by_the_device_and_
     assert not end.qp._ring
 
 
+async def test_reads_in_between_do_not_keep_sends_from_being_told_complete(end: End) -> None:
+    """A target that serves writes posts a read and a response in turn; it once ran out of places for responses."""
+    end.connect()
+    view = mapping(100)
+    for number in range(4 * SIGNAL_INTERVAL):
+        end.qp.post_send(RdmaRead(number, [view[:10]], 0, 7), Send(None, (memoryview(b"response"),), signaled=False))
+        await end.complete(*[sent.wr_id for sent in end.raw.sends[-2:] if sent.flags & SEND_SIGNALED])
+    assert end.qp._posted < SIGNAL_INTERVAL
+
+
 async def test_what_the_device_has_no_room_for_waits_in_order(device: VerbsDevice) -> None:
     end = End(device, QpCap(MIN_SEND_DEPTH, 8))
     end.connect()
@@ -95,7 +105,7 @@ async def test_what_the_device_has_no_room_for_waits_in_order(device: VerbsDevic
         end.qp.post_send(RdmaWrite(number, [view[at : at + 10] for at in range(0, 50, 10)], number << 12, 5, True))
     assert len(end.raw.sends) == MIN_SEND_DEPTH
     with pytest.raises(ResourceError, match="raise max_send_wr"):
-        end.qp.post_send(Send(None, (memoryview(b"x"),)))
+        end.qp.post_send(*[Send(None, (memoryview(b"x"),))] * (SIGNAL_INTERVAL + 1))
     while len(end.log) < MIN_SEND_DEPTH:
         await end.complete(*[sent.wr_id for sent in end.raw.sends if sent.wr_id >> 1 in dict(end.qp._ring)])
     assert [each.wr_id for each in end.log] == list(range(MIN_SEND_DEPTH))
