@@ -19,6 +19,7 @@ from iser.login import (
     ALL_TARGETS,
     InitiatorLogin,
     InitiatorLoginConfig,
+    LoginResult,
     TargetRecord,
     TextRequester,
     Wishes,
@@ -30,13 +31,16 @@ from iser.rdma.api import Provider
 from iser.rdma.softiwarp import SoftIwarpOptions
 from iser.sg import Planner
 
-__all__ = ["DISCOVERY_DEPTH", "MAX_REDIRECTS", "Link", "make_provider", "open_session", "send_targets"]
+__all__ = ["DISCOVERY_DEPTH", "MAX_REDIRECTS", "Link", "make_provider", "open_session", "send_targets", "settle_time"]
 
 MAX_REDIRECTS: Final = 3
 TCP_RECV_LENGTH: Final = 256 << 10  # bytes of data segment that we take over TCP
 TCP_BURST: Final = 1 << 20  # bytes of a sequence: fewer round trips for large writes
 TCP_MAX_R2T: Final = 8
 DISCOVERY_DEPTH: Final = 8  # a discovery session has one request outstanding at a time
+LIO_ALIAS: Final = "LIO Target"  # what LIO calls itself in the login
+LIO_SETTLE: Final = 0.3  # seconds; 0.2 was enough on slow machines
+TGT_SETTLE: Final = 0.05
 _NO_DIGEST: Final = ("None",)
 _DIGEST: Final = ("CRC32C",)
 _ISID_RANDOM: Final = 0x80  # the form of an ISID whose next bytes are random (RFC 7143 section 11.12.5)
@@ -122,7 +126,21 @@ async def _attempt(
     except BaseException:
         await datamover.close()
         raise
+    if not discovery and portal.transport == "iser":
+        await asyncio.sleep(settle_time(session.login))
     return Link(session, datamover, portal)
+
+
+def settle_time(login: LoginResult) -> float:
+    """Seconds to wait after a login before the first command, for targets that are not ready when they say so.
+
+    tgt enters the full-feature phase only when its final Login Response has been sent, and closes the connection on a
+    command before that; it is known by a window of one command.  LIO of Linux 6.1 installs the negotiated parameters
+    after that response, and a write that overtakes them can hang its kernel.
+    """
+    if login.params.target_alias == LIO_ALIAS:
+        return LIO_SETTLE
+    return TGT_SETTLE if login.max_cmd_sn == login.cmd_sn else 0.0
 
 
 async def _connect_iser(provider: Provider, portal: Portal, session: Session, options: ConnectOptions) -> IserInitiator:

@@ -111,7 +111,13 @@ class Session:
             self._out_of_order(pdu, bhs.cmd_sn)  # type: ignore[union-attr]
 
     def malformed_notify(self, error: PduError, bhs: bytes) -> None:
-        """A message came in that is no PDU."""
+        """A message came in that is no PDU.
+
+        One whose lengths are wrong has a format error, which ends the session (RFC 7143 section 7): nothing in it can
+        be believed, its tag least of all.  libiscsi 1.19 sends such over iSER, and a Reject would crash it.
+        """
+        if error.reason != RejectReason.COMMAND_NOT_SUPPORTED:
+            raise error
         log.info("%s: rejecting: %s", self.name, error)
         self._send_reject(error.reason, bhs)
 

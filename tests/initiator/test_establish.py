@@ -3,11 +3,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from dataclasses import replace
 
 import pytest
 
 import initiator
-from initiator.establish import MAX_REDIRECTS, open_session
+from initiator.establish import MAX_REDIRECTS, open_session, settle_time
 from initiator.options import ConnectOptions
 from initiator.url import Portal
 from iser.errors import ConnectionFailed, LoginError, UsageError
@@ -114,3 +115,15 @@ async def test_options_of_the_rnic_reach_it() -> None:
         link = await open_session(stage.portal, TARGET, ConnectOptions(crc=True, segment=1024))
         await link.datamover.close()
         assert isinstance(provider(), SoftIwarp)
+
+
+async def test_a_target_that_is_not_ready_when_it_says_so_gets_a_moment() -> None:
+    async with session_with_puppet() as (link, _):
+        ready = link.session.login
+        assert ready.max_cmd_sn != ready.cmd_sn
+        assert settle_time(ready) == 0
+        # tgt 1.0.85 answers the last login request with a window of one command.
+        assert 0 < settle_time(replace(ready, max_cmd_sn=ready.cmd_sn)) < 0.1
+        # LIO of Linux 6.1 names itself in TargetAlias.
+        lio = replace(ready, params=replace(ready.params, target_alias="LIO Target"))
+        assert 0.2 <= settle_time(lio) <= 0.5
