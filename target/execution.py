@@ -110,7 +110,7 @@ class Execution:
 
     def abort(self, task: Task) -> None:
         """End a task without a response, now or as soon as its memory is no longer in use."""
-        task.aborted = True
+        task.aborted = task.scsi.aborted = True  # a plan that runs for long looks at the latter
         if task.waiting is not None:
             task.waiting.cancel()
         if not task.busy:
