@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check interop clean
+.PHONY: demo test check bench interop clean
 
 demo: $(STAMP)
 	$(BIN)/iser demo
@@ -17,6 +17,13 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Ten minutes on the embedded RNIC, in two processes; writes docs/benchmarks/.  Leave the machine alone meanwhile.
+BENCH := docs/benchmarks
+BENCH_SECONDS := 480
+bench: $(STAMP)
+	$(BIN)/iser bench mr --output $(BENCH)/mr.json
+	$(BIN)/iser bench unaligned --embedded --time $(BENCH_SECONDS) --output $(BENCH)/result.json --report $(BENCH)
+
 # Against LIO, tgt, the kernel's initiator and others, in a virtual machine; writes docs/interop.md.  Needs root.
 interop: $(STAMP)
 	$(BIN)/python -m tests.interop
@@ -26,7 +33,7 @@ $(STAMP): pyproject.toml
 	  { echo "installing python3-venv (missing on this machine)"; \
 	    $$(test "$$(id -u)" = 0 || echo sudo) sh -c 'apt-get update -qq && apt-get install -y -qq python3-venv'; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev,fast]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev,fast,bench]'
 	@touch $@
 
 clean:

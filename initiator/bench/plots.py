@@ -13,7 +13,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from initiator.bench.result import Measurement, Result
 from initiator.bench.shapes import SHAPES
@@ -33,9 +33,10 @@ STYLES: Final[dict[str, tuple[str, str]]] = {
     "dma_key": ("#7F7F7F", "<"),
     "immediate": ("#B8A800", ">"),
 }
+_TAIL: Final = 99.5  # percentile at which the axis of latencies ends, as a few outliers would squeeze the rest
 _PNG_DPI: Final = 110
 _RATIO_SPAN: Final = 3.0  # the heat map's colours end at a third and at three times
-_DARK: Final = 0.45  # colour values from the middle beyond which white letters read better
+_DARK: Final = 0.28  # colour values from the middle beyond which white letters read better
 
 mpl.rcParams.update(
     {
@@ -107,44 +108,51 @@ def bandwidth(result: Result) -> Figure | None:
     depth = _depths(found)[-1]
     found = [each for each in found if each.case.depth == depth]
     shapes = _shapes(found)
-    figure = Figure(figsize=(2.1 * len(shapes) + 0.6, 5.2), layout="constrained")
+    sizes = sorted({each.case.size for each in found})
+    figure = Figure(figsize=(max(2.1 * len(shapes) + 0.6, 8.0), 5.2), layout="constrained")
     grid = figure.subplots(2, len(shapes), sharex=True, sharey="row", squeeze=False)
     for row, write in enumerate((False, True)):
         for column, shape in enumerate(shapes):
             axes = grid[row][column]
             cases = [each for each in found if each.case.shape == shape and each.case.write == write]
-            _bandwidth_panel(axes, cases)
+            _bandwidth_panel(axes, cases, sizes)
             if row == 0:
                 title = SHAPES[shape].title
                 axes.set_title(f"{shape}\n{_wrap(title, 20)}")
             if column == 0:
                 axes.set_ylabel(f"{_direction(write)}, GB/s")
-    figure.supxlabel("bytes of one transfer", fontsize=9)
+    for row, write in enumerate((False, True)):
+        # The row shares its axis, so that one limit holds for all of it.
+        rates = [max(each.rates) for each in found if each.case.write == write]
+        grid[row][0].set_ylim(0, 1.05 * max(rates, default=1e9) / 1e9)
+    grid[1][0].set_xlabel("size of one transfer, B")
     figure.suptitle(f"Throughput by shape and strategy, {depth} transfers at once (median; bars: least and most)")
     _legend(figure, list(grid.flat))
     return figure
 
 
-def _bandwidth_panel(axes: Axes, cases: Sequence[Measurement]) -> None:
+def _bandwidth_panel(axes: Axes, cases: Sequence[Measurement], sizes: Sequence[int]) -> None:
     for strategy, (colour, marker) in STYLES.items():
         line = sorted((each for each in cases if each.case.strategy == strategy), key=lambda each: each.case.size)
         if line:
-            sizes = [each.case.size for each in line]
             rates = [each.rate / 1e9 for each in line]
             low = [(each.rate - min(each.rates)) / 1e9 for each in line]
             high = [(max(each.rates) - each.rate) / 1e9 for each in line]
             axes.errorbar(
-                sizes, rates, yerr=[low, high], color=colour, marker=marker, markersize=5, linewidth=1.3,
-                elinewidth=0.6, label=strategy,
+                [each.case.size for each in line], rates, yerr=[low, high], color=colour, marker=marker,
+                markersize=5, linewidth=1.3, elinewidth=0.6, label=strategy,
             )  # fmt: skip
     axes.set_xscale("log", base=2)
-    axes.set_ylim(bottom=0)
-    sizes = sorted({each.case.size for each in cases})
-    if sizes:
-        axes.set_xticks(sizes, [size_name(size).replace("iB", "") for size in sizes])
+    axes.set_xticks(sizes, [_tick(size) for size in sizes])
+    axes.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def _tick(size: int) -> str:
+    """``512``, ``64K``, ``1M``."""
+    return size_name(size).replace(" ", "").replace("iB", "").removesuffix("B")
 
 
 def _wrap(text: str, width: int) -> str:
@@ -185,7 +193,7 @@ def _heat_map(result: Result, other: str) -> Figure | None:
     bar = figure.colorbar(image, ax=list(grid), shrink=0.9, pad=0.01)
     bar.set_ticks([0.5, 0.75, 1, 1.5, 2, 3], labels=["0.5", "0.75", "1", "1.5", "2", "3"])
     bar.ax.minorticks_off()
-    figure.suptitle(f"Throughput of indirect / {other} (above 1: not copying is faster)")
+    figure.suptitle(f"Throughput of indirect / {other} by shape and size of a transfer (above 1: not copying is faster)")
     return figure
 
 
@@ -209,9 +217,9 @@ def _heat_panel(
     for row, values in enumerate(cells):
         for column, value in enumerate(values):
             if value == value:  # noqa: PLR0124 - false for a cell without data
-                dark = abs(float(norm(value)) - 0.5) > _DARK * 0.75
+                dark = abs(float(norm(value)) - 0.5) > _DARK
                 axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black")
-    axes.set_xticks(range(len(sizes)), [size_name(size).replace("iB", "") for size in sizes])
+    axes.set_xticks(range(len(sizes)), [_tick(size) for size in sizes])
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -233,19 +241,25 @@ def latency(result: Result) -> Figure | None:
     shape, size = _pick(found, 65536, ("S8", "S4", "S5"))
     depths = _depths(found)
     found = [each for each in found if (each.case.shape, each.case.size) == (shape, size)]
-    figure = Figure(figsize=(4.4 * len(depths), 5.6), layout="constrained")
+    figure = Figure(figsize=(max(4.4 * len(depths), 7.0), 5.6), layout="constrained")
     grid = figure.subplots(2, len(depths), sharey=True, squeeze=False)
     for row, write in enumerate((False, True)):
         for column, depth in enumerate(depths):
             axes = grid[row][column]
+            axes.set_xscale("log")
+            least, most = float("inf"), 1.0
             for each in found:
                 if each.case.write == write and each.case.depth == depth:
                     points = each.latency.cumulative()
+                    least = min(least, points[0][0] / 1000)
+                    most = max(most, each.latency.percentile(_TAIL) / 1000)
                     colour, _ = STYLES[each.case.strategy]
                     axes.step(
                         [value / 1000 for value, _ in points], [100 * share for _, share in points], where="post",
                         color=colour, linewidth=1.4, label=each.case.strategy,
                     )  # fmt: skip
+            if least < most:
+                axes.set_xlim(0.9 * least, 1.2 * most)
             _latency_axes(axes, f"{_direction(write)}, {depth} at once")
         grid[row][0].set_ylabel("% of transfers at or below")
     for axes in grid[1]:
@@ -256,10 +270,10 @@ def latency(result: Result) -> Figure | None:
 
 
 def _latency_axes(axes: Axes, title: str) -> None:
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    axes.set_xlim(low, min(high, low * 1000))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.tick_params(axis="x", labelrotation=30)
     axes.set_title(title)
     axes.set_yticks([0, 25, 50, 75, 90, 99])
     axes.set_ylim(0, 101)
