@@ -137,6 +137,12 @@ def test_faults(tmp_path: Path, old: str, new: str, words: str) -> None:
     assert len(said.splitlines()) == 1
 
 
+def test_the_example_of_the_documentation_is_a_good_one(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs/access-control.md").read_text()
+    config = read(tmp_path, text.split("```toml\n")[1].split("```")[0])
+    assert config.target[0].acl[1].luns == {0: 1}
+
+
 def test_a_fault_names_its_line(tmp_path: Path) -> None:
     line = BASE.splitlines().index('mutual = "us"') + 1
     assert faults(tmp_path, 'mutual = "us"', 'mutual = "them"').startswith(

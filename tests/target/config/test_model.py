@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from iser.errors import UsageError
 from target.backends.fault import Action, Operation
 from target.config import ConfigErrors, config_from_flags, load
+from target.config.access import build_policy
 from target.config.values import Listen
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -104,9 +105,20 @@ def test_backends_toml() -> None:
     assert (luns[3].uri, luns[4].uri) == ("nbd://127.0.0.1:10809/disk", "rbd:pool/image:id=admin")
 
 
+def test_chap_toml(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load(CONFIGS / "chap.toml")
+    monkeypatch.setenv("ALICE_SECRET", "alice's own secret")
+    monkeypatch.setenv("TARGET_SECRET", "the target's secret")
+    (rule,) = build_policy(config).targets["iqn.2026-11.demo:guarded"]
+    assert rule.mutual
+    assert ([user.name for user in rule.users], rule.mutual.name) == (["alice"], "target")
+    assert [portal.listen.transport for portal in config.portal.values()] == ["tcp", "iser"]
+
+
 def test_every_shipped_configuration_is_tested_here() -> None:
     assert sorted(file.name for file in CONFIGS.glob("*.toml")) == [
         "backends.toml",
+        "chap.toml",
         "file.toml",
         "ramdisk.toml",
         "two-portals.toml",
