@@ -8,9 +8,10 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 from iser.errors import ConnectionFailed, ConnectionRejected, IserError, MpaError, TerminateError, UsageError
+from iser.net.sockets import Address, SockAddress, addresses_of, bind, dial, resolve
 from iser.rdma.api import (
     ConnectionInfo,
     ConnectionParams,
@@ -31,11 +32,8 @@ __all__ = ["SoftConnectRequest", "SoftIwarp", "SoftListener"]
 
 _log = logging.getLogger("iser.rdma.softiwarp")
 
-BACKLOG: Final = 256
 ACCEPT_PAUSE: Final = 1.0  # seconds without accepting when the process is out of descriptors
 _FPDU_OVERHEAD: Final = 6  # length and CRC field
-_Address = tuple[str, int]
-_SockAddress = tuple[int, tuple[Any, ...]]  # family, and what that family calls an address
 
 
 class SoftIwarp(Provider):
@@ -59,7 +57,7 @@ class SoftIwarp(Provider):
         qp: SoftQueuePair | None = None
         try:
             async with asyncio.timeout(timeout):
-                addresses = await _resolve(host, port)
+                addresses = await resolve(host, port)
                 qp = _ours(setup(self.device))
                 info = await self._connect(qp, addresses, params(self.device) if callable(params) else params)
         except BaseException as error:
@@ -72,12 +70,12 @@ class SoftIwarp(Provider):
         return qp, info
 
     async def _connect(
-        self, qp: SoftQueuePair, addresses: list[_SockAddress], params: ConnectionParams
+        self, qp: SoftQueuePair, addresses: list[SockAddress], params: ConnectionParams
     ) -> ConnectionInfo:
-        sock = await _dial(addresses, self.options.socket_buffer)
+        sock = await dial(addresses, self.options.socket_buffer)
         try:
             agreed = await self._start_mpa(sock, params)
-            local, remote = _addresses_of(sock)
+            local, remote = addresses_of(sock)
             qp.attach(sock, agreed, self._segment(sock), initiator=True)
         except BaseException:
             sock.close()
@@ -106,8 +104,8 @@ class SoftIwarp(Provider):
 
     async def listen(self, host: str, port: int, on_request: Callable[[ConnectRequest], Awaitable[None]]) -> Listener:
         try:
-            addresses = await _resolve(host or None, port, passive=True)
-            sock = _bind(*addresses[0], self.options.socket_buffer)
+            addresses = await resolve(host or None, port, passive=True)
+            sock = bind(*addresses[0], self.options.socket_buffer)
         except OSError as error:
             raise ConnectionFailed(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
         return SoftListener(self, sock, on_request)
@@ -127,7 +125,7 @@ class SoftIwarp(Provider):
         emss = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
         return min(MAX_ULPDU, max(MIN_SEGMENT, emss - _FPDU_OVERHEAD - emss % 4))
 
-    async def accepted(self, sock: socket.socket, address: _Address) -> SoftConnectRequest | None:
+    async def accepted(self, sock: socket.socket, address: Address) -> SoftConnectRequest | None:
         """Read the request of a new connection; None, with one log line, when it is not one that can be accepted."""
         name = f"{address[0]}:{address[1]}"
         responder: MpaResponder | None = None
@@ -162,7 +160,7 @@ class SoftConnectRequest(ConnectRequest):
         self._sock = sock
         self._responder = responder
         attributes = provider.device.attributes
-        local, remote = _addresses_of(sock)
+        local, remote = addresses_of(sock)
         served, wanted = attributes.max_qp_rd_atom, attributes.max_qp_init_rd_atom
         if responder.peer_ord is not None:
             served = min(served, responder.peer_ord)
@@ -256,7 +254,7 @@ class SoftListener(Listener):
             task.add_done_callback(self._handshakes.discard)
         self._pause()  # the others wait in the backlog
 
-    async def _shake_hands(self, sock: socket.socket, address: _Address) -> None:
+    async def _shake_hands(self, sock: socket.socket, address: Address) -> None:
         try:
             request = await self._provider.accepted(sock, address)
         except BaseException:
@@ -325,56 +323,6 @@ def _as_failed(error: BaseException, where: str, timeout: float) -> ConnectionFa
     return None
 
 
-async def _resolve(host: str | None, port: int, *, passive: bool = False) -> list[_SockAddress]:
-    """Families and socket addresses.  Raises OSError."""
-    flags = socket.AI_PASSIVE if passive else 0
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-    return [(family, address) for family, _, _, _, address in found]
-
-
-async def _dial(addresses: list[_SockAddress], size: int) -> socket.socket:
-    """A socket connected to the first address that answers.  Raises the OSError of the last one."""
-    loop = asyncio.get_running_loop()
-    problem = OSError("the name has no address")
-    for family, address in addresses:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            _size_buffers(sock, size)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await loop.sock_connect(sock, address)
-        except OSError as error:
-            sock.close()
-            problem = error
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    raise problem
-
-
-def _bind(family: int, address: tuple[Any, ...], size: int) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _size_buffers(sock, size)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _size_buffers(sock: socket.socket, size: int) -> None:
-    """Before connect or listen, as the window scale is agreed in the first packets.  0 leaves it to the kernel."""
-    if size:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
-
-
 async def _read_frame(sock: socket.socket, *, reply: bool) -> MpaFrame:
     loop = asyncio.get_running_loop()
     reader = FrameReader(reply=reply)
@@ -404,12 +352,6 @@ def _lone_terminate(error: TerminateError) -> bytes:
     tx = Transmitter()
     tx.cut(build_terminate(Fault(error.layer, error.etype, error.code)))
     return b"".join(tx.outgoing())
-
-
-def _addresses_of(sock: socket.socket) -> tuple[_Address, _Address]:
-    """Local and remote.  Raises OSError when the peer has gone."""
-    local, remote = sock.getsockname(), sock.getpeername()
-    return (local[0], local[1]), (remote[0], remote[1])
 
 
 def _is_loopback(sock: socket.socket) -> bool:

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Final
 
 from iser.errors import ConnectionLost, IserError, LocalProtocolError
+from iser.net.sockets import peer_name
 from iser.rdma.api import ProtectionDomain, QpCap, QpState, QueuePair, RdmaRead, RdmaWrite, WorkRequest
 from iser.rdma.softiwarp.core import INTERNAL, Core
 from iser.rdma.softiwarp.cq import SoftCompletionQueue
@@ -74,7 +75,7 @@ class SoftQueuePair(QueuePair):
             raise LocalProtocolError(f"queue pair {self.name} is {self._phase.value}; create a new one")
         self._loop = asyncio.get_running_loop()
         self._sock = sock
-        self.name = self.core.name = _name_of(sock)
+        self.name = self.core.name = peer_name(sock)
         self._phase = _Phase.RTS
         # For bytes that the kernel has taken and the peer has not; ours are watched by _check_stall.
         patience = int((self._options.stall_timeout + 1) * 1000)
@@ -402,11 +403,3 @@ class SoftQueuePair(QueuePair):
         timer = self._timers.pop(name, None)
         if timer is not None:
             timer.cancel()
-
-
-def _name_of(sock: socket.socket) -> str:
-    try:
-        host, port = sock.getpeername()[:2]
-    except OSError:
-        return "a peer that has gone"
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
