@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+from pathlib import Path
+
 import pytest
 
 from iser.scsi import cdb
@@ -14,6 +17,7 @@ from iser.scsi.inquiry import (
     parse_supported_pages,
     parse_thin,
 )
+from target.backends.file import FileBackend
 from target.backends.memory import MemoryBackend
 from target.scsi import Identity, LogicalUnit
 from tests.target.scsi.bench import NAME, Bench, unit
@@ -86,3 +90,24 @@ def test_limits_and_characteristics() -> None:
     assert parse_rotation_rate(bench.data(cdb.inquiry(255, 0xB1))) == 1
     assert len(bench.data(cdb.inquiry(255, 0xB1))) == 64
     assert not parse_thin(bench.data(cdb.inquiry(255, 0xB2)))
+
+
+def test_kinds_of_disks() -> None:
+    bench = Bench(unit(removable=True), unit(lun=1, thin=True, physical_block=4096))
+    assert bench.data(cdb.inquiry(96))[1] == 0x80
+    plain, thin = (bench.data(cdb.inquiry(255, 0xB0), lun) for lun in (0, 1))
+    assert plain[:6].hex() == "00b0003c00ff"
+    assert plain[20:36] == bytes(16)  # nothing can be unmapped
+    assert thin[4] == 1  # WSNZ
+    assert struct.unpack_from(">IIII", thin, 20) == (1 << 20, 256, 8, 1 << 31)
+    assert struct.unpack_from(">QIII", thin, 36) == (0xFFFF, 1024, 8, 8)
+    assert parse_thin(bench.data(cdb.inquiry(255, 0xB2), 1))
+    assert bench.data(cdb.inquiry(255, 0xB2), 1)[5:7].hex() == "e402"
+    assert [bench.data(cdb.inquiry(255, 0xB1), lun)[7] for lun in (0, 1)] == [0, 0x40]  # WABEREQ
+
+
+async def test_what_depends_on_the_backend(tmp_path: Path) -> None:
+    bench = Bench(unit(), unit(FileBackend(tmp_path / "disk", 1 << 20), 1))
+    assert [bench.data(cdb.inquiry(255, 0x86), lun)[6] for lun in (0, 1)] == [0, 1]  # a volatile cache
+    assert [any(bench.data(cdb.inquiry(255, 0xB0), lun)[44:56]) for lun in (0, 1)] == [True, False]  # atomic writes
+    await bench.device.close()

@@ -17,7 +17,7 @@ from target.backends.base import Backend
 from target.backends.fault import Action, Fault, FaultFilter, Operation
 from target.backends.file import FileBackend
 from target.backends.memory import MemoryBackend
-from target.scsi import GOOD, Async, Done, ReadMedia, WriteMedia
+from target.scsi import GOOD, Async, Done, ReadMedia, ScsiTask, WriteMedia
 from target.scsi.media import VERIFY_CHUNK
 from tests.target.scsi.bench import SIZE, Bench, codes_of, unit
 
@@ -210,3 +210,23 @@ async def test_a_synchronised_file_has_the_data(tmp_path: Path) -> None:
         file.seek(9 * 512)
         assert file.read(512) == data
     await bench.device.close()
+
+
+@pytest.mark.parametrize("opcode", [Opcode.PRE_FETCH_10, Opcode.PRE_FETCH_16], ids=names)
+def test_pre_fetch_is_checked_and_no_more(opcode: Opcode) -> None:
+    bench = Bench()
+    for blocks in (0, 1, BLOCKS):
+        assert bench.done(cdb.transfer(opcode, 0, blocks, cdb.FLAG_IMMED)) == GOOD
+    for lba, blocks in ((0, BLOCKS + 1), (BLOCKS, 1), (BLOCKS + 1, 0), (2**32 - 1, 0)):
+        assert bench.codes(cdb.transfer(opcode, lba, blocks)) == (5, 0x21, 0)
+
+
+@pytest.mark.parametrize("opcode", [*READS, *WRITES], ids=names)
+def test_an_aca_is_refused(opcode: Opcode) -> None:
+    bench = Bench()
+    command = bytearray(cdb.transfer(opcode, 0, 1))
+    command[-1] = 0x04
+    sense = bench.sense(bytes(command))
+    assert (sense.key, sense.asc, sense.ascq, sense.field) == (5, 0x24, 0, len(command) - 1)
+    task = ScsiTask(0, cdb.transfer(opcode, 0, 1).ljust(16, b"\0"), 1, 4, 0, bench.nexus)  # the task attribute ACA
+    assert codes_of(bench.device.start(task)) == (0xB, 0x49, 0)  # type: ignore[arg-type]  # a Done

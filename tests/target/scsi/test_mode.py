@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from iser.scsi import cdb
 from target.backends.file import FileBackend
 from target.backends.memory import MemoryBackend
-from tests.target.scsi.bench import SIZE, Bench, unit
+from target.scsi import GOOD, ReadMedia, WriteMedia
+from tests.target.scsi.bench import SIZE, Bench, codes_of, unit
 
 
 def test_all_pages_in_both_forms() -> None:
@@ -101,3 +103,103 @@ def test_all_subpages_of_a_page_are_the_page() -> None:
     bench = Bench()
     assert bench.data(bytes.fromhex("1a003fffff00")) == bench.data(cdb.mode_sense(0x3F, 255))
     assert bench.data(bytes.fromhex("1a0008ffff00")) == bench.data(cdb.mode_sense(0x08, 255))
+
+
+def select(data: bytes, *, ten: bool = False, flags: int = 0x10) -> bytes:
+    return struct.pack(">BB5xHx", 0x55, flags, len(data)) if ten else struct.pack(">BBxxBx", 0x15, flags, len(data))
+
+
+SWP = bytes.fromhex("0a0a001008000000ffff0000")
+D_SENSE = bytes.fromhex("0a0a041000000000ffff0000")
+NO_CACHE = bytes.fromhex("0812" + "00" * 18)
+
+
+async def test_software_write_protect() -> None:
+    bench = Bench()
+    other = bench.attach("other")
+    assert await bench.run(select(bytes(4) + SWP), data_out=bytes(4) + SWP) == GOOD
+    assert bench.codes(cdb.write_blocks(0, 1)) == (7, 0x27, 2)
+    assert isinstance(bench.start(cdb.read_blocks(0, 1)), ReadMedia)
+    assert bench.data(cdb.mode_sense(0x0A, dbd=True))[2:].hex() == "9000" + SWP.hex()
+    assert bench.codes(cdb.test_unit_ready(), nexus=other) == (6, 0x2A, 1)
+    assert bench.done(cdb.test_unit_ready()) == GOOD
+    assert bench.data(bytes.fromhex("1a088a00ff00"))[8] == 0  # the default
+    bench.device.lun_reset(bench.device.luns[0])
+    bench.nexus.pending.clear()
+    assert isinstance(bench.start(cdb.write_blocks(0, 1)), WriteMedia)
+
+
+async def test_descriptor_sense_can_be_chosen() -> None:
+    bench = Bench()
+    data = bytes(8) + D_SENSE
+    assert await bench.run(select(data, ten=True), data_out=data) == GOOD
+    assert bench.done(b"\xc1").sense[0] == 0x72
+
+
+async def test_the_write_cache_can_be_switched_off(tmp_path: Path) -> None:
+    bench = Bench(unit(FileBackend(tmp_path / "disk", SIZE)), unit(lun=1))
+    data = bytes(4) + NO_CACHE
+    plan = bench.start(cdb.write_blocks(0, 1))
+    assert isinstance(plan, WriteMedia)
+    assert not plan.fua
+    assert await bench.run(select(data), data_out=data) == GOOD
+    plan = bench.start(cdb.write_blocks(0, 1))
+    assert isinstance(plan, WriteMedia)
+    assert plan.fua
+    assert bench.data(cdb.mode_sense(0x08, dbd=True))[6] == 0
+    cache = bytes(4) + b"\x08\x12\x04" + bytes(17)
+    assert await bench.run(select(cache), data_out=cache) == GOOD
+    assert bench.data(cdb.mode_sense(0x08, dbd=True))[6] == 4
+    assert codes_of(await bench.run(select(cache), 1, data_out=cache)) == (5, 0x26, 0)  # memory has none
+    await bench.device.close()
+
+
+@pytest.mark.parametrize("ten", [False, True])
+async def test_what_was_sensed_can_be_selected(ten: bool) -> None:
+    bench = Bench()
+    for dbd in (False, True):
+        data = bytearray(bench.data(cdb.mode_sense(0x3F, 250, ten=ten, dbd=dbd)))
+        data[: 2 if ten else 1] = bytes(2 if ten else 1)
+        assert await bench.run(select(bytes(data), ten=ten), data_out=bytes(data)) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("000000", (5, 0x1A, 0)),
+        ("00000008", (5, 0x1A, 0)),
+        ("000000040000", (5, 0x1A, 0)),
+        ("0000000400000800", (5, 0x26, 0)),  # a descriptor of 4 bytes
+        ("00000008" + "0000000100000200", (5, 0x26, 0)),
+        ("00000008" + "0000000000000400", (5, 0x26, 0)),
+        ("00000000" + "3f00", (5, 0x26, 0)),
+        ("00000000" + "0a", (5, 0x1A, 0)),
+        ("00000000" + SWP.hex()[:-2], (5, 0x1A, 0)),
+        ("00000000" + "0a0b" + SWP.hex()[4:] + "00", (5, 0x26, 0)),
+        ("00000000" + "0a0a201000000000ffff0000", (5, 0x26, 0)),  # TST cannot be changed
+        ("00000000" + SWP.hex() + "3f00", (5, 0x26, 0)),
+    ],
+)
+async def test_what_cannot_be_selected_changes_nothing(data: str, expected: tuple[int, int, int]) -> None:
+    bench = Bench()
+    other = bench.attach("other")
+    sent = bytes.fromhex(data)
+    assert codes_of(await bench.run(select(sent), data_out=sent)) == expected
+    assert not bench.device.luns[0].read_only
+    assert not other.pending
+
+
+async def test_block_descriptors_that_say_what_is_so() -> None:
+    bench = Bench()
+    for descriptor in ("0000080000000200", "0000000000000000"):
+        data = bytes.fromhex("00000008" + descriptor)
+        assert await bench.run(select(data), data_out=data) == GOOD
+    long = bytes.fromhex("0000000001000010" + "0000000000000800" + "00000000" + "00000200")
+    assert await bench.run(select(long, ten=True), data_out=long) == GOOD
+
+
+def test_flags_and_lengths_of_mode_select() -> None:
+    bench = Bench()
+    assert bench.done(select(b"")) == GOOD
+    for flags in (0x00, 0x11):
+        assert bench.sense(select(bytes(4), flags=flags)).field == 1

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from iser.errors import BackendError, UsageError
+from iser.scsi import cdb
+from iser.scsi.capacity import parse_capacity_16
+from target.backends.base import BackendCap
+from target.backends.file import FileBackend
 from target.backends.memory import MemoryBackend
-from target.scsi import Identity, complete_error
-from tests.target.scsi.bench import NAME, codes_of, unit
+from target.scsi import Identity, ReadMedia, complete_error
+from tests.target.scsi.bench import NAME, Bench, codes_of, unit
 
 
 def test_identities_are_stable_and_apart() -> None:
@@ -47,3 +54,37 @@ def test_backend_errors_become_sense(error: BackendError, write: bool, expected:
     assert codes_of(unit(descriptor_sense=True).complete_error(error, write)) == expected
     assert complete_error(error, write).sense[0] == 0x70
     assert unit(descriptor_sense=True).complete_error(error, write).sense[0] == 0x72
+
+
+def test_options_that_cannot_be() -> None:
+    with pytest.raises(UsageError, match="is no power of two from its block size on"):
+        unit(MemoryBackend(1 << 20, block_size=4096), physical_block=512)
+    with pytest.raises(UsageError, match="is no power of two"):
+        unit(physical_block=1536)
+
+    class Thick(MemoryBackend):
+        def __init__(self) -> None:
+            super().__init__(1 << 20)
+            self.capabilities = BackendCap.VIEWS
+
+    with pytest.raises(UsageError, match="so it cannot be thin; leave thin out"):
+        unit(Thick(), thin=True)
+
+
+async def test_a_resize_is_told_to_every_nexus(tmp_path: Path) -> None:
+    bench = Bench(unit(FileBackend(tmp_path / "disk", 1 << 20)))
+    other = bench.attach("other")
+    lu = bench.device.luns[0]
+    await lu.resize(1 << 20)
+    assert not other.pending  # nothing has changed
+    await lu.resize(2 << 20)
+    for nexus in (bench.nexus, other):
+        assert bench.codes(cdb.test_unit_ready(), nexus=nexus) == (6, 0x2A, 9)
+    assert parse_capacity_16(bench.data(cdb.read_capacity_16())).size == 2 << 20
+    assert isinstance(bench.start(cdb.read_blocks(4095, 1)), ReadMedia)
+    os.truncate(tmp_path / "disk", 1 << 20)
+    await lu.resize()
+    assert lu.blocks == 2048
+    with pytest.raises(UsageError, match="cannot be resized"):
+        await unit().resize(2 << 20)
+    await bench.device.close()
