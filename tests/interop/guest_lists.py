@@ -17,7 +17,8 @@ from iser.sg import SgClass
 
 __all__ = ["main"]
 
-_ALIGNMENT: Final = 4  # of direct I/O on SCSI disks
+_ADDRESSES: Final = 4  # alignment that direct I/O on SCSI disks asks of each element
+_LENGTHS: Final = 512
 _FREE: Final = (SgClass.SINGLE, SgClass.PAGE_VEC)  # classes that have lists aligned so, among others
 _DEPTH: Final = 4
 
@@ -50,7 +51,8 @@ def _layout(kind: SgClass, size: int, randomness: random.Random) -> list[Element
     """A list of the class, one that direct I/O takes if there is any."""
     while True:
         elements = layout(kind, size, randomness)
-        if kind not in _FREE or not any((offset | length) % _ALIGNMENT for offset, length in elements):
+        good = not any(offset % _ADDRESSES or length % _LENGTHS for offset, length in elements)
+        if good or kind not in _FREE:
             return elements
 
 

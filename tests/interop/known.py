@@ -11,11 +11,15 @@ from tests.interop.matrix import Feature, Row
 
 __all__ = ["KNOWN_FAULTS", "known_fault"]
 
+_TEST_TOOL: Final = "iscsi-test-cu, which is what sends it, crashes over iSER when it cancels a task"
+
 #: (peer, feature) -> what the peer does wrong.
 KNOWN_FAULTS: Final[dict[tuple[str, Feature], str]] = {
     ("libiscsi 1.19 iser", Feature.IMMEDIATE_DATA): (
         "it announces immediate data in the command's header and sends none; set immediate_data = false for it"
     ),
+    ("libiscsi 1.19 iser", Feature.ABORT_TASK): _TEST_TOOL,
+    ("libiscsi 1.19 iser", Feature.LUN_RESET): _TEST_TOOL,
 }
 
 

@@ -11,7 +11,7 @@ from tests.interop.matrix import Feature, Matrix, PeerFault, Row, Verdict
 
 __all__ = ["NotOffered", "NotShown", "Notes", "Recorder", "feature", "peer_fault"]
 
-_MAX_NOTE = 240  # characters of a failure's reason
+_MAX_NOTE = 300  # characters of a failure's reason
 
 
 class NotOffered(Exception):  # noqa: N818 - an outcome, not an error
@@ -100,4 +100,4 @@ def _reason(outcome: BaseException | None) -> str:
     first = next(iter(str(outcome).splitlines()), "")
     if isinstance(outcome, NotShown):
         return first
-    return f"{type(outcome).__name__}: {first}"[:_MAX_NOTE]
+    return ": ".join(filter(None, (type(outcome).__name__, first)))[:_MAX_NOTE]

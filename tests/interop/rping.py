@@ -122,7 +122,8 @@ async def client(provider: Provider, host: str, port: int, pings: int, size: int
         access = Access.LOCAL_WRITE | Access.REMOTE_READ | Access.REMOTE_WRITE
         regions = [end.region([buffer], access) for buffer in (source, sink)]
         for number in range(pings):
-            source[:] = random.Random(number).randbytes(size)
+            # rping takes what it reads for a C string, and writes back up to the zero at its end.
+            source[:] = random.Random(number).randbytes(size - 1).replace(b"\0", b"\1") + b"\0"
             for region in regions:
                 await end.send(_INFO.pack(region.iova, region.rkey, size))
                 if await end.message() is None:

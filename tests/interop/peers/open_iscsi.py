@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -14,6 +14,7 @@ from tests.lab import LabError, Machine
 __all__ = ["NAME", "Disk", "OpenIscsi"]
 
 NAME: Final = "iqn.2026-11.lab:kernel"
+_NONE: Final[Mapping[str, str]] = {}
 _DISK_SECONDS: Final = 15.0  # from a login to its disk
 
 _SETUP: Final = f"""
@@ -22,7 +23,14 @@ modprobe -a ib_iser sd_mod ext4 xfs
 mkdir -p /etc/iscsi /mnt/lab
 echo InitiatorName={NAME} >/etc/iscsi/initiatorname.iscsi
 pidof iscsid >/dev/null || iscsid
-for i in $(seq 50); do iscsiadm -m session >/dev/null 2>&1; [ $? = 21 ] && break; sleep 0.1; done
+for i in $(seq 100); do
+  code=0
+  iscsiadm -m session >/dev/null 2>&1 || code=$?
+  [ $code = 21 ] && exit 0 # it answers, and has no session
+  sleep 0.1
+done
+echo iscsid does not answer >&2
+exit 1
 """
 
 
@@ -52,19 +60,19 @@ class OpenIscsi:
         return self._lab.run(f"iscsiadm -m discovery -t st -p {target.portal} -I iser").out
 
     @contextmanager
-    def disk(self, target: OurTarget, **settings: str) -> Iterator[Disk]:
-        """Log in, and log out in the end.  ``settings`` are of the node record, with ``__`` for a dot."""
-        self.login(target, **settings)
+    def disk(self, target: OurTarget, settings: Mapping[str, str] = _NONE) -> Iterator[Disk]:
+        """Log in, and log out in the end.  ``settings`` are of the node record."""
+        self.login(target, settings)
         try:
             yield self.find_disk(target)
         finally:
             self.logout(target)
 
-    def login(self, target: OurTarget, **settings: str) -> None:
+    def login(self, target: OurTarget, settings: Mapping[str, str] = _NONE) -> None:
         """The record is made by hand: discovery tells the address on the far side of the NAT."""
         node = _node(target)
         lines = [f"iscsiadm {node} -o new -I iser"]
-        lines += [f"iscsiadm {node} -o update -n '{k.replace('__', '.')}' -v {v}" for k, v in settings.items()]
+        lines += [f"iscsiadm {node} -o update -n '{name}' -v {value}" for name, value in settings.items()]
         self._lab.run("\n".join(["set -e", *lines, f"iscsiadm {node} --login"]))
 
     def logout(self, target: OurTarget) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
-from typing import Final
+from typing import Final, Self
 
 from tests.lab import HOST, LabError
 
@@ -51,6 +53,15 @@ class OurTarget:
             self.kill()
             raise LabError(f"our target did not come up: {self.log.strip().splitlines()[-1:]}")
         self.port = int(line.removeprefix(_READY))
+
+    @contextmanager
+    def serving(self) -> Iterator[Self]:
+        """Started, and killed in the end."""
+        self.start()
+        try:
+            yield self
+        finally:
+            self.kill()
 
     def signal(self, number: Signals) -> None:
         """Send a signal."""

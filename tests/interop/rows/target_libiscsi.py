@@ -36,9 +36,8 @@ def immediate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OurTarget]:
 def _serving(folders: pytest.TempPathFactory, name: str, limits: str) -> Iterator[OurTarget]:
     lun = f'backend = "memory"\nsize = {_SIZE}'
     target = OurTarget(folders.mktemp(name), f"iqn.2026-11.lab:{name}", lun, limits)
-    target.start()
-    yield target
-    target.kill()
+    with target.serving():
+        yield target
 
 
 def _url(target: OurTarget) -> str:
