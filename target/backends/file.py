@@ -149,6 +149,8 @@ class FileBackend(Backend):
         try:
             return file_extents(self._fd, offset, length, limit, self.block_size)
         except OSError as error:
+            if error.errno == errno.EINVAL:  # a block device does not tell
+                return [Extent(length, True)]
             raise _mapped(error, self.name, "lseek", offset) from error
 
     async def resize(self, size: int | None) -> None:

@@ -142,8 +142,7 @@ class NbdBackend(AlignedBackend):
         if self._handle is None:
             return
         try:
-            if self._error is None:
-                await self.flush()
+            await self.flush()
         finally:
             self._fail("is closed")
             self._library.close(self._handle)
