@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from initiator.bench.cases import Case
+from initiator.bench.result import Journal, Measurement, Result
+from iser.errors import UsageError
+from tests.initiator.bench.results import made_up, measurement
+
+CASE = Case("indirect", "S8", 65536, True, 8, "remote")
+
+
+def test_medians_spread_and_cost() -> None:
+    each = measurement(CASE, 1e9)
+    assert each.rate == pytest.approx(1e9, rel=0.011)
+    assert each.spread == pytest.approx(0.02, rel=0.1)
+    assert each.iops * each.seconds_each == pytest.approx(1)
+    assert (each.cpu("initiator"), each.cpu("target")) == (10**4, 2 * 10**4)
+
+
+def test_a_file_says_the_same_when_it_is_read(tmp_path: Path) -> None:
+    result = made_up()
+    result.save(tmp_path / "deep" / "a.json")
+    again = Result.load(tmp_path / "deep" / "a.json")
+    assert again.to_json() == result.to_json()
+    rows = list(csv.DictReader(result.to_csv().splitlines()))
+    assert len(rows) == len(result.measurements)
+    assert rows[0]["strategy"] == result.measurements[0].case.strategy
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"schema": "iser-bench", "version": 2}', '{"schema": "iser-bench", "version": 1, "kind": ""}'],
+)
+def test_files_that_are_no_result(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"a\.json"):
+        Result.load(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        Result.load(tmp_path / "none.json")
+
+
+def test_a_run_goes_on_from_its_journal_also_if_that_ends_in_the_middle_of_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.journal"
+    result = Result("unaligned", {"first": True}, {"seed": 1})
+    Journal(path, result).add(measurement(CASE))
+    with path.open("a") as file:
+        file.write('{"case": {"strat')
+    later = Result("unaligned", {"first": False}, {"seed": 1})
+    journal = Journal(path, later)
+    assert list(journal.done) == [CASE.key]
+    assert later.environment == {"first": True}
+    journal.remove()
+    assert not path.exists()
+
+
+def test_a_journal_of_another_run_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.journal"
+    Journal(path, Result("unaligned", {}, {"seed": 1}))
+    with pytest.raises(UsageError, match="other settings"):
+        Journal(path, Result("unaligned", {}, {"seed": 2}))
+    path.write_text("x\n")
+    with pytest.raises(UsageError, match="no journal"):
+        Journal(path, Result("unaligned", {}, {"seed": 1}))
+
+
+def test_the_json_has_what_the_schema_says() -> None:
+    data = json.loads(json.dumps(made_up().to_json()))
+    text = Path("docs/benchmarks/schema.md").read_text()
+    for name in (*data, *data["measurements"][0], *data["measurements"][0]["case"]):
+        assert name in text, name
+    assert Measurement.from_json(data["measurements"][0]).case == made_up().measurements[0].case
