@@ -9,7 +9,6 @@ import fcntl
 import itertools
 import os
 import stat
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
@@ -30,9 +29,6 @@ MAX_IOV: Final = min(1024, os.sysconf("SC_IOV_MAX"))
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 _NO_NOWAIT = frozenset((errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL))
 
-#: How often, and how many seconds apart, a device is tried to be locked.
-_DEVICE_TRIES: Final = 20
-_DEVICE_PAUSE: Final = 0.05
 #: The most bytes that are punched by one system call, so that a thread is not busy for ever.
 _PUNCH: Final = 1 << 30
 
@@ -271,18 +267,10 @@ def open_file(path: str, size: int | None, *, read_only: bool, flags: int = 0) -
 
 
 def _lock(fd: int, path: str, *, read_only: bool) -> None:
-    """Lock the file.  A device that just appeared may be looked at by udev for a moment, under a lock as well."""
-    tries = _DEVICE_TRIES if stat.S_ISBLK(os.fstat(fd).st_mode) else 1
-    for attempt in range(tries):
-        try:
-            fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except OSError as error:
-            if attempt + 1 == tries:
-                what = f"{path} is in use by another target or LUN; stop that one first"
-                raise BackendError(what, medium=False) from error
-            time.sleep(_DEVICE_PAUSE)
-        else:
-            return
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        raise BackendError(f"{path} is in use by another target or LUN; stop that one first", medium=False) from error
 
 
 def _usable(fd: int, path: str, size: int | None, *, create: bool) -> int:

@@ -88,11 +88,13 @@ async def test_a_block_device(device: str) -> None:
     backend = BlockBackend(device)
     assert (backend.size, backend.sector) == (SIZE, 512)
     assert await check_backend(backend) == []
-    with pytest.raises(UsageError, match="lower the size or enlarge"):
-        BlockBackend(device, 2 * SIZE)
+    with pytest.raises(BackendError, match="in use by another"):
+        BlockBackend(device)
     if backend.capabilities & BackendCap.DISCARD:
         await backend.discard(0, SIZE)
     await backend.close()
+    with pytest.raises(UsageError, match="lower the size or enlarge"):
+        BlockBackend(device, 2 * SIZE)
     reader = BlockBackend(device, read_only=True)
     await reader.readv(0, [memoryview(bytearray(512))])
     await reader.close()
