@@ -145,6 +145,11 @@ class Connection:
         if self.session:
             self.session.data_completion_notify(itt, sn)
 
+    def data_failed_notify(self, itt: int, sn: int, error: PduError) -> None:
+        """See :class:`TargetDatamoverUser`."""
+        if self.session:
+            self.session.data_failed_notify(itt, sn, error)
+
     def connection_terminate_notify(self, reason: IserError | None) -> None:
         """See :class:`DatamoverUser`."""
         log.info("%s: connection ended: %s", self._datamover.name, reason or "the initiator closed it")

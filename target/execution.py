@@ -108,6 +108,14 @@ class Execution:
             task.moving = False
             self._collected(task)
 
+    def data_failed(self, sn: int) -> None:
+        """The data movement numbered ``sn`` is over without its data: the task ends (RFC 7143 section 11.4.7.2)."""
+        task = self._reads.pop(sn)
+        task.moving = False
+        unit = self._device.unit(task.bhs.lun)
+        assert unit is not None  # or the command had not come so far
+        self._answer(task, unit.check(_WRONG_AMOUNT), 0)
+
     def abort(self, task: Task) -> None:
         """End a task without a response, now or as soon as its memory is no longer in use."""
         task.aborted = task.scsi.aborted = True  # a plan that runs for long looks at the latter
@@ -342,6 +350,7 @@ class Execution:
                 self._end(task)
 
 
+_WRONG_AMOUNT: Final = SenseCode(SenseKey.ABORTED_COMMAND, 0x0C, 0x0D)  # not enough unsolicited data, or out of step
 _WRONG_DIRECTION: Final = SenseCode(SenseKey.ILLEGAL_REQUEST, 0x0E, 0x03)  # invalid field in command information unit
 _FIELD: Final = RejectReason.INVALID_PDU_FIELD
 _PROTOCOL: Final = RejectReason.PROTOCOL_ERROR

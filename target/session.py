@@ -127,6 +127,12 @@ class Session:
         if self.execution:
             self.execution.data_completed(sn)
 
+    def data_failed_notify(self, itt: int, sn: int, error: PduError) -> None:
+        """The write data of a task cannot be had."""
+        log.info("%s: task %#x: %s", self.name, itt, error)
+        if self.execution:
+            self.execution.data_failed(sn)
+
     def abort_all(self) -> None:
         """The connection ends: drop every task; memory that data moves in stays until :meth:`connection_lost`."""
         self._held.clear()

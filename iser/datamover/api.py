@@ -63,6 +63,9 @@ class TargetDatamoverUser(DatamoverUser, Protocol):
     def data_completion_notify(self, itt: int, sn: int) -> None:
         """A ``get_data`` (``sn`` is its R2TSN) or a ``put_data`` with ``notify`` (its DataSN) is complete."""
 
+    def data_failed_notify(self, itt: int, sn: int, error: PduError) -> None:
+        """The data for a ``get_data`` came out of step: it is over, and the task has to be ended with a status."""
+
 
 @dataclass(slots=True)
 class TaskBuffers:

@@ -44,6 +44,9 @@ class User:
         self.moved.put_nowait((itt, sn))
         self.moved_react()
 
+    def data_failed_notify(self, itt: int, sn: int, error: PduError) -> None:
+        raise error
+
     def connection_terminate_notify(self, reason: IserError | None) -> None:
         self.ends.append(reason)
         self.ended.set()

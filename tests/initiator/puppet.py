@@ -85,6 +85,9 @@ class Puppet:
     def data_completion_notify(self, itt: int, sn: int) -> None:
         self.inbox.put_nowait(Pdu(ScsiResponse(itt=itt)))
 
+    def data_failed_notify(self, itt: int, sn: int, error: PduError) -> None:
+        raise error
+
     def connection_terminate_notify(self, reason: IserError | None) -> None:
         self.ended.set()
 

@@ -8,14 +8,16 @@ import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import initiator
 from initiator.report import describe
-from iser.errors import CommandTimeout
-from iser.pdu import TaskManagementResponseCode
+from iser.datamover.tcp import TcpInitiator
+from iser.errors import CommandTimeout, ScsiError
+from iser.pdu import FINAL, R2T, DataOut, Pdu, TaskManagementResponseCode
 from iser.sg import SgList
 from target.server import TargetServer
 from tests.target.peer import TARGET, config, disk, leave_nothing
@@ -123,6 +125,31 @@ async def test_a_lun_reset_while_data_moves() -> None:
         data = os.urandom(1 << 20)
         await lun.write(0, data)
         assert await lun.read(0, 2048) == data
+
+
+@pytest.mark.parametrize("memory", [True, False])
+async def test_a_write_whose_data_is_out_of_step_fails_and_the_session_lives(
+    memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = TcpInitiator._ready_to_transfer
+
+    def miscounted(self: TcpInitiator, bhs: R2T) -> None:
+        size = bhs.desired_data_transfer_length
+        wrong = DataOut(flags=FINAL, itt=bhs.itt, ttt=bhs.ttt, data_sn=27, buffer_offset=bhs.buffer_offset)
+        self.send_control(Pdu(wrong, bytes(size)))
+
+    target = disk(size="1M") if memory else disk(backend="file", path=str(tmp_path / "disk"), size="1M")
+    async with serving(target=target) as (server, url), await initiator.connect(url, immediate_data=False) as lun:
+        monkeypatch.setattr(TcpInitiator, "_ready_to_transfer", miscounted)
+        for length in (512, 200_192):
+            with pytest.raises(ScsiError) as caught:
+                await lun.write(0, b"\xff" * length)
+            assert (caught.value.sense_key, caught.value.asc, caught.value.ascq) == (0x0B, 0x0C, 0x0D)
+        assert server.staging.in_use == 0
+        monkeypatch.setattr(TcpInitiator, "_ready_to_transfer", answer)
+        assert await lun.read(0, 391) == bytes(391 * 512)
+        await lun.write(0, b"\x01" * 512)
+        assert await lun.read(0, 1) == b"\x01" * 512
 
 
 async def test_information_says_that_nothing_is_registered() -> None:

@@ -193,15 +193,15 @@ class TcpTarget(TcpEndpoint, TargetDatamover):
         length = bhs.data_segment_length
         if burst is None or burst.itt != bhs.itt:
             raise self._refused(bhs, f"transfer tag {bhs.ttt:#x}, which task {bhs.itt:#x} was not given")
-        if bhs.data_sn != burst.data_sn or bhs.buffer_offset != burst.offset or length > burst.left:
-            raise self._refused(
-                bhs,
-                f"DataSN {bhs.data_sn}, offset {bhs.buffer_offset}, {length} bytes; expected {burst.data_sn}, "
-                f"{burst.offset} and up to {burst.left}",
-            )
-        if bool(bhs.flags & FINAL) != (length == burst.left):
-            raise self._refused(bhs, f"{length} of {burst.left} bytes left with F={bhs.flags >> 7}")
-        return burst.cursor.take(length) if burst.get is not None else discarded(length)
+        get = burst.get
+        if get is None:
+            return discarded(length)
+        left = burst.left
+        out_of_place = bhs.data_sn != burst.data_sn or bhs.buffer_offset != burst.offset or length > left
+        if out_of_place or bool(bhs.flags & FINAL) != (length == left):
+            self._out_of_step(get, bhs, burst)
+            return discarded(length)
+        return burst.cursor.take(length)
 
     def placed(self, bhs: DataOut) -> None:
         """See :class:`iser.datamover.tcp.rx.Upcalls`."""
@@ -212,9 +212,9 @@ class TcpTarget(TcpEndpoint, TargetDatamover):
         burst.data_sn += 1
         burst.offset += length
         burst.left -= length
-        if not burst.left:
-            del self._bursts[bhs.ttt]
         get = burst.get
+        if burst.left <= 0 or (get is None and bhs.flags & FINAL):
+            del self._bursts[bhs.ttt]
         if get is None:
             return
         get.arrived += length
@@ -224,14 +224,32 @@ class TcpTarget(TcpEndpoint, TargetDatamover):
         if get.asked < get.length:
             self._ask(get)
         elif get.arrived == get.length:
-            gets = self._gets[get.itt]
-            gets.remove(get)
-            if not gets:
-                del self._gets[get.itt]
+            self._remove(get)
             self._target_user.data_completion_notify(get.itt, get.sn)
 
+    def _out_of_step(self, get: _Get, bhs: DataOut, burst: _Burst) -> None:
+        """Data of a task is missing or too much: the task ends, the rest of what it was asked for is thrown away."""
+        error = PduError(
+            f"the initiator sent a Data-Out with DataSN {bhs.data_sn}, offset {bhs.buffer_offset}, "
+            f"{bhs.data_segment_length} bytes and F={bhs.flags >> 7}; expected {burst.data_sn}, {burst.offset}, "
+            f"up to {burst.left} and F with the last of them",
+            RejectReason.PROTOCOL_ERROR,
+        )
+        for other in self._bursts.values():
+            if other.get is get:
+                other.get = None
+        self._forget_dropped()
+        self._remove(get)
+        self._target_user.data_failed_notify(get.itt, get.sn, error)
+
+    def _remove(self, get: _Get) -> None:
+        gets = self._gets[get.itt]
+        gets.remove(get)
+        if not gets:
+            del self._gets[get.itt]
+
     def _refused(self, bhs: DataOut, what: str) -> PduError:
-        """At error recovery level 0 there is no way back to a task whose data is out of step."""
+        """Data that no task asked for: at error recovery level 0 nothing can put that right."""
         error = PduError(f"the initiator sent a Data-Out with {what}", RejectReason.PROTOCOL_ERROR)
         self.malformed(error, encode_bhs(bhs))
         return error

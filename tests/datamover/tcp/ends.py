@@ -35,6 +35,7 @@ class User:
         self.pdus: list[tuple[Any, bytes]] = []
         self.malformed: list[PduError] = []
         self.completed: list[tuple[int, int]] = []
+        self.failed: list[tuple[int, int, str]] = []
         self.ends: list[IserError | None] = []
         self.raises: Exception | None = None
 
@@ -48,6 +49,9 @@ class User:
 
     def data_completion_notify(self, itt: int, sn: int) -> None:
         self.completed.append((itt, sn))
+
+    def data_failed_notify(self, itt: int, sn: int, error: PduError) -> None:
+        self.failed.append((itt, sn, str(error)))
 
     def connection_terminate_notify(self, reason: IserError | None) -> None:
         self.ends.append(reason)

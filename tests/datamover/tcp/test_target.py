@@ -132,35 +132,43 @@ async def test_unsolicited_data_goes_up() -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"data_sn": 1},
-        {"buffer_offset": 1},
-        {"itt": 8},
-        {"ttt": 0x1234},
-        {"flags": 0},
-    ],
+    "change", [{"data_sn": 1}, {"data_sn": 0xFFFFFFFF}, {"buffer_offset": 1}, {"flags": 0}, {"size": 1}]
 )
+@pytest.mark.parametrize("size", [1000, 40_000])
+async def test_data_out_of_step_fails_its_task_and_the_connection_lives(change: dict[str, int], size: int) -> None:
+    async with target(max_burst_length=size) as (end, user, wire):
+        memory = bytearray(size * 2)
+        end.get_data(ITT, [memoryview(memory)], 0, 3)
+        one, two = await asked(wire), await asked(wire)
+        more: dict[str, Any] = {key: value for key, value in change.items() if key != "size"}
+        await wire.send(data_out(one, b"\xff" * (size + change.get("size", 0)), **more), data_out(two, b"\xff" * size))
+        ((itt, sn, why),) = await user.until("failed")
+        assert (itt, sn) == (ITT, 3)
+        assert "expected 0, 0, up to" in why
+        end.send_control(response(status=2))
+        assert (await wire.receive())[0].status == 2
+        # The tag may be used anew, and its data is not mixed up with what was left of the old.
+        end.get_data(ITT, [memoryview(memory)[:size]], 0, 4)
+        assert not any(memory)
+        await wire.send(data_out(await asked(wire), b"\x01" * size))
+        assert await user.until("completed") == [(ITT, 4)]
+        assert memory == b"\x01" * size + bytes(size)
+
+
+@pytest.mark.parametrize("change", [{"itt": 8}, {"ttt": 0x1234}])
 @pytest.mark.parametrize("size", [0, 1000, 40_000])
-async def test_a_data_out_out_of_place_is_rejected_and_ends_the_connection(change: dict[str, Any], size: int) -> None:
+async def test_data_that_nobody_asked_for_is_rejected_and_ends_the_connection(
+    change: dict[str, Any], size: int
+) -> None:
     async with target() as (end, user, wire):
         memory = bytearray(size or 8)
         end.get_data(ITT, [memoryview(memory)], 0, 3)
         await wire.send(data_out(await asked(wire), b"\xff" * size, **change))
-        if not size and change == {"flags": 0}:
-            return  # nothing, and not the last: odd, but legal
-        assert "Data-Out with" in await user.refused()
+        assert "was not given" in await user.refused()
         assert [error.reason for error in user.malformed] == [RejectReason.PROTOCOL_ERROR]
         assert not any(memory)
-        assert user.completed == []
-
-
-@pytest.mark.parametrize("size", [1001, 40_001])
-async def test_more_data_than_asked_for_is_refused(size: int) -> None:
-    async with target() as (end, user, wire):
-        end.get_data(ITT, [memoryview(bytearray(size - 1))], 0, 3)
-        await wire.send(data_out(await asked(wire), bytes(size)))
-        assert f"{size} bytes; expected" in await user.refused()
+        assert not user.completed
+        assert not user.failed
 
 
 @pytest.mark.parametrize("first", [0, 100, 30_000])
