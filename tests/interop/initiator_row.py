@@ -18,6 +18,7 @@ from tests.interop.lists import check_blocks, check_lists
 from tests.interop.matrix import Feature, Row
 from tests.interop.peers.base import TargetPeer
 from tests.interop.recorder import Notes, NotOffered, feature
+from tests.interop.strategies import STRATEGY_NAMES, check_strategy
 
 __all__ = ["InitiatorRow", "all_lost", "run_load"]
 
@@ -77,6 +78,12 @@ class InitiatorRow:
             spent = lun.counters.since(before)
             assert spent.stags == spent.commands, "a command took more than one STag"
             assert lun.link.datamover.live_keys == 0
+
+    @feature(Feature.STRATEGIES)
+    @pytest.mark.parametrize("strategy", STRATEGY_NAMES)
+    async def test_each_strategy(self, peer: TargetPeer, strategy: str) -> None:
+        served = await check_strategy(peer.connect, strategy)
+        assert strategy in (*served, "auto", "immediate")
 
     @feature(Feature.IMMEDIATE_DATA)
     @pytest.mark.parametrize("kind", list(SgClass))

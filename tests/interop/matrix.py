@@ -29,6 +29,7 @@ class Feature(StrEnum):
     SECTOR_GAPPY = "SECTOR_GAPPY lists"
     DWORD_GAPPY = "DWORD_GAPPY lists"
     BYTE_GAPPY = "BYTE_GAPPY lists"
+    STRATEGIES = "registration strategies"
     IMMEDIATE_DATA = "immediate data"
     UNSOLICITED_DATA = "unsolicited Data-Out"
     SIZES = "512 B to 8 MiB"
