@@ -70,6 +70,9 @@ class LunEngine(Engine):
             "timeout": TIMEOUT,
         }
         lun = await initiator.connect(url, **options)
+        if lun.link.planner is None:
+            await lun.close()
+            raise UsageError("plain iSCSI registers no memory, so all strategies are one; give an iser:// URL")
         if case.invalidate == "remote" and not lun.link.datamover.remote_invalidate:
             await lun.close()
             raise UsageError("the target does not invalidate keys remotely; run with --invalidate local")

@@ -15,7 +15,7 @@ import initiator
 from initiator import Lun, Url
 from initiator.url import Portal
 from iser.errors import ResourceError, ScsiError, UsageError
-from iser.sg import STRATEGY_NAMES, RegistrationCounters, SgClass, SgList
+from iser.sg import STRATEGY_NAMES, Planner, RegistrationCounters, SgClass, SgList
 from iser.sg.pool import MAX_ARENAS
 from tests.sg.lists import Arena
 from tests.target.peer import TARGET, serving
@@ -33,6 +33,11 @@ SHAPES: dict[str, list[tuple[int, int]]] = {
 
 async def lun_on(port: int, **options: Any) -> Lun:
     return await initiator.connect(Url(Portal("127.0.0.1", port), TARGET), **{"immediate_data": False, **options})
+
+
+def planner_of(lun: Lun) -> Planner:
+    assert lun.link.planner is not None
+    return lun.link.planner
 
 
 def spent(lun: Lun, before: RegistrationCounters) -> RegistrationCounters:
@@ -64,7 +69,7 @@ async def test_each_byte_goes_where_the_concatenation_has_it(strategy: str, remo
                     at += length
                 assert other.memory == arena.memory  # and not a byte beside the list
         assert await lun.read(0, SIZE // 512) == model
-        assert lun.link.datamover.planner.in_use == 0
+        assert planner_of(lun).in_use == 0
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -174,7 +179,7 @@ async def test_nothing_is_copied_when_that_is_forbidden(strategy: str) -> None:
         with pytest.raises(ResourceError, match="no_bounce"):
             await lun.read_into(0, Arena().cut([*overlapping, (8192, 500)]))
         assert lun.counters.bytes_copied == 0
-        assert lun.link.datamover.planner.in_use == 0
+        assert planner_of(lun).in_use == 0
         await lun.write(0, bytes(512))
 
 
@@ -197,7 +202,7 @@ async def test_a_failed_read_copies_nothing_back_and_keeps_no_key(strategy: str)
         arena.memory[:] = b"\xa5" * SIZE
         with pytest.raises(ScsiError):
             await lun.read_into(SIZE // 512 - 1, arena.cut(SHAPES["sectors"]))
-        planner = lun.link.datamover.planner
+        planner = planner_of(lun)
         assert planner.in_use == 0
         assert arena.memory == b"\xa5" * SIZE
         stays = MAX_ARENAS if strategy in ("bounce_pool", "dma_key") else 0
@@ -218,7 +223,7 @@ async def test_commands_wait_their_turn_for_regions(strategy: str) -> None:
             order.append(number)
 
         await asyncio.gather(*map(one, range(12)))
-        planner = lun.link.datamover.planner
+        planner = planner_of(lun)
         assert lun.counters.pool_waits > 0
         assert max(planner.high_water.values()) >= 2
         assert planner.high_water["page_lists"] <= 2
@@ -239,7 +244,7 @@ async def test_a_command_that_waits_for_a_region_can_be_cancelled() -> None:
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes[1::2]] == [asyncio.CancelledError] * 3
         assert outcomes[::2] == [None] * 3
-        assert lun.link.datamover.planner.in_use == 0
+        assert planner_of(lun).in_use == 0
         assert lun.link.datamover.live_keys == 0
 
 
@@ -249,7 +254,7 @@ async def test_keys_that_stay_rule_out_that_the_target_invalidates_them() -> Non
             assert not lun.link.datamover.remote_invalidate
         async with await lun_on(port, strategy="auto") as lun:
             with pytest.raises(UsageError, match="connect with it"):
-                lun.link.datamover.planner.strategy = "dma_key"
+                planner_of(lun).strategy = "dma_key"
 
 
 @pytest.mark.parametrize(
