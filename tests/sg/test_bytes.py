@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iser.errors import ResourceError, TerminateError
@@ -48,6 +48,7 @@ def remote(registration: Registration, offset: int, length: int, access: int) ->
     return region.slices(at, length)
 
 
+@settings(deadline=None, max_examples=60)
 @given(spans, strategies, st.integers(0, 1 << 32))
 def test_remote_byte_j_is_byte_j_of_the_list(cut: list[tuple[int, int]], strategy: str, seed: int) -> None:
     randomness = random.Random(seed)
@@ -133,6 +134,7 @@ def test_a_copy_brings_back_what_arrived_and_no_more(strategy: str, arrived: int
 tiny = st.fixed_dictionaries({"max_page_list": st.integers(1, 6), "max_sg_list": st.integers(1, 6)})
 
 
+@settings(deadline=None)
 @given(tiny, strategies, st.booleans(), st.lists(st.tuples(spans, st.sampled_from(Direction)), max_size=5))
 def test_tiny_devices_are_never_asked_for_more_than_they_have(
     limits: dict[str, Any], strategy: str, no_bounce: bool, lists: list[tuple[list[tuple[int, int]], Direction]]
@@ -156,6 +158,7 @@ def test_tiny_devices_are_never_asked_for_more_than_they_have(
     assert plan.in_use == 0
 
 
+@settings(deadline=None)
 @given(spans, st.integers(1, 12))
 def test_several_keys_cover_the_list_in_order_or_nothing_is_taken(cut: list[tuple[int, int]], limit: int) -> None:
     pd, attributes = domain()
