@@ -116,7 +116,7 @@ class Verbs(Provider):
     def device(self, name: str) -> VerbsDevice:
         """An open device."""
         device = self._devices.get(name)
-        if device is None:
+        if device is None or device.removed:
             device = self._devices[name] = VerbsDevice(name, self.options)
         return device
 
@@ -323,11 +323,11 @@ class VerbsListener(Listener):
 
     def _on_event(self, event: CmEvent) -> None:
         if event.type is not CmEventType.CONNECT_REQUEST:
-            log.info("listener %s:%d: %s", *self.address, event.type.name)
+            self._gone(event)
             return
         cm = CmId(self._cm.channel, event.identifier)
         if self._pending >= MAX_PENDING:
-            log.warning("listener %s:%d: more than %d connections wait; one is refused", *self.address, MAX_PENDING)
+            log.warning("portal %s:%d: more than %d connections wait; one is refused", *self.address, MAX_PENDING)
             with contextlib.suppress(OSError):
                 self._provider.library.reject(cm.pointer, b"")
             cm.destroy()
@@ -335,7 +335,7 @@ class VerbsListener(Listener):
         try:
             request = VerbsConnectRequest(self._provider, cm, event)
         except IserError as error:
-            log.warning("listener %s:%d: %s", *self.address, error)
+            log.warning("portal %s:%d: %s", *self.address, error)
             cm.destroy()
             return
         self._pending += 1
@@ -344,6 +344,13 @@ class VerbsListener(Listener):
             task = loop.create_task(work)
             self._requests.add(task)
             task.add_done_callback(self._requests.discard)
+
+    def _gone(self, event: CmEvent) -> None:
+        if event.type is CmEventType.DEVICE_REMOVAL:
+            log.warning("portal %s:%d is closed: its RDMA device was removed", *self.address)
+            self._cm.destroy()
+        else:
+            log.info("portal %s:%d: %s", *self.address, event.type.name)
 
     async def _await_answer(self, request: VerbsConnectRequest) -> None:
         await request.answered.wait()

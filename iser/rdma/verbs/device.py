@@ -57,6 +57,8 @@ class VerbsDevice(Device):
             raise device_error(f"opening RDMA device {name}", error) from error
         self._event_fds = event_descriptors() - before
         self.attributes = read_attributes(query, self.mlx5)
+        #: Set when the system takes the device away, which waits until all that was made of it is closed.
+        self.removed = False
         self._users = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pairs: set[VerbsQueuePair] = set()
@@ -115,11 +117,14 @@ class VerbsDevice(Device):
     def leave(self) -> None:
         """Undo :meth:`enter`."""
         self._users -= 1
-        if not self._users and self._loop is not None:
-            loop, self._loop = self._loop, None
-            if not loop.is_closed():
-                for fd in self._event_fds:
-                    loop.remove_reader(fd)
+        if self._users:
+            return
+        loop, self._loop = self._loop, None
+        if loop is not None and not loop.is_closed():
+            for fd in self._event_fds:
+                loop.remove_reader(fd)
+        if self.removed:
+            self.close()
 
     def attach(self, pair: VerbsQueuePair) -> None:
         """A queue pair is alive."""

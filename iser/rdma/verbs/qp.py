@@ -137,7 +137,9 @@ _INVALIDATE: Final = -2
 class VerbsQueuePair(QueuePair):
     """See :class:`iser.rdma.api.QueuePair`."""
 
-    def __init__(self, device: VerbsDevice, pd: VerbsProtectionDomain, cq: VerbsCompletionQueue, cap: QpCap) -> None:
+    def __init__(  # noqa: PLR0915 - nothing but the state, each in a line
+        self, device: VerbsDevice, pd: VerbsProtectionDomain, cq: VerbsCompletionQueue, cap: QpCap
+    ) -> None:
         self.on_disconnect: Callable[[IserError | None], None] | None = None
         self.name = "unconnected"
         self.port = 1  # of the device, from 1
@@ -293,6 +295,7 @@ class VerbsQueuePair(QueuePair):
             if self._phase in (_Phase.OPENING, _Phase.RTS, _Phase.CLOSING):
                 self._end(self._orderly())
         elif kind is CmEventType.DEVICE_REMOVAL:
+            self._device.removed = True
             self.abort(ConnectionLost(f"{self.name}: RDMA device {self._device.name} was removed"))
         elif kind in (CmEventType.CONNECT_ERROR, CmEventType.UNREACHABLE, CmEventType.REJECTED):
             self.abort(ConnectionLost(f"{self.name} went away before the connection was made ({kind.name.lower()})"))

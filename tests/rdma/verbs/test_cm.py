@@ -286,6 +286,15 @@ async def test_a_request_that_nobody_answers_is_refused(world: World, caplog: py
     assert "a bug" in caplog.text
 
 
+async def test_a_portal_goes_with_its_device(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    listening = await listen(world, lambda request: request.reject())
+    listening.deliver(answer(CmEventType.ADDR_CHANGE))
+    assert "destroy" not in world.library.calls
+    listening.deliver(answer(CmEventType.DEVICE_REMOVAL))
+    assert world.library.calls[-1] == "destroy"
+    assert "its RDMA device was removed" in caplog.text
+
+
 async def test_a_request_is_answered_once(world: World) -> None:
     async def twice(request: ConnectRequest) -> None:
         await request.reject(b"no")

@@ -347,6 +347,10 @@ async def test_the_removal_of_the_device_ends_the_connection(end: End) -> None:
     end.cm.deliver(cm_event(CmEventType.DEVICE_REMOVAL))
     await turns()
     assert "fake0 was removed" in str(end.ends[0])
+    assert end.device.context.name, "what was made of it is still open"
+    end.cq.close()
+    end.pd.close()
+    assert not end.device.context.name, "the system waits for us to close it"
 
 
 async def test_what_is_posted_after_the_end_comes_back(end: End) -> None:
