@@ -14,6 +14,7 @@ class Fabric(StrEnum):
 
     IWARP = "iWARP (siw)"
     ROCE = "RoCE (rxe)"
+    TCP = "TCP (plain iSCSI)"
 
 
 class Feature(StrEnum):
