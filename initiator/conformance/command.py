@@ -48,6 +48,10 @@ async def carry_out(request: Request) -> bool:
     for path in filter(None, (request.json, request.junit)):
         _check_writable(path)
     url = Url.parse(request.url)
+    if url.portal.transport != "iser":
+        raise UsageError(f"{url}: the suite tests iSER targets; give an iser:// URL")
+    if url.user:
+        raise UsageError(f"{url}: the suite logs in without a password; let its initiator in without one")
     outcomes = await _run(url, request, cases)
     screen.print(outcome_table(outcomes))
     screen.print(f"{url}: {summary(outcomes)}", highlight=False, markup=False)
@@ -59,7 +63,7 @@ async def carry_out(request: Request) -> bool:
 
 
 async def _run(url: Url, request: Request, cases: list[Case]) -> list[Outcome]:
-    site = await survey(url, url.connect_options, request.settle)
+    site = await survey(url, url.connect_options, request.settle, seed=request.destructive)
     status = Console(stderr=True)
     if not status.is_terminal:
         return [

@@ -91,6 +91,10 @@ class Probe(Endpoint):
     def __init__(self) -> None:
         super().__init__(self)
         self.offered = b""
+        #: Seconds to wait for an answer that must come, where a call does not say.
+        self.patience = PATIENCE
+        #: Seconds in which nothing may come, where nothing must.
+        self.quiet = QUIET
         self.cmd_sn = 1
         self.itt = 0
         self.lun = 0
@@ -270,7 +274,7 @@ class Probe(Endpoint):
 
     # Receiving
 
-    async def answer(self, itt: int, seconds: float = PATIENCE) -> Answer:
+    async def answer(self, itt: int, seconds: float | None = None) -> Answer:
         """The SCSI Response of a command."""
         got = await self.expect(ScsiResponse, itt, seconds)
         bhs, data = got.bhs, bytes(got.pdu.data)
@@ -293,11 +297,11 @@ class Probe(Endpoint):
             )
         return answer
 
-    async def ask(self, bhs: Any, kind: type[Any], data: bytes = b"", seconds: float = PATIENCE) -> Arrival:
+    async def ask(self, bhs: Any, kind: type[Any], data: bytes = b"", seconds: float | None = None) -> Arrival:
         """Send a request and wait for its response, a ``kind``."""
         return await self.expect(kind, self.send(bhs, data), seconds)
 
-    async def expect(self, kind: type[Any], itt: int | None = None, seconds: float = PATIENCE) -> Arrival:
+    async def expect(self, kind: type[Any], itt: int | None = None, seconds: float | None = None) -> Arrival:
         """The first PDU of ``kind``, for ``itt`` if given; others stay for later."""
 
         def wanted(arrival: Arrival) -> bool:
@@ -308,25 +312,25 @@ class Probe(Endpoint):
             rejected = next((a for a in self._inbox if isinstance(a, Arrival) and isinstance(a.bhs, Reject)), None)
             if rejected:
                 raise Failure(f"instead of a {kind.__name__} came a Reject, reason {reason_name(rejected.bhs.reason)}")
-            ended = f"the connection ended: {self.end}" if self.end else f"nothing came within {seconds:g} seconds"
+            ended = f"the connection ended: {self.end}" if self.end else "nothing came in time"
             raise Failure(f"no {kind.__name__}: {ended}")
         return arrival
 
-    async def anything(self, seconds: float = PATIENCE) -> Arrival | None:
+    async def anything(self, seconds: float | None = None) -> Arrival | None:
         """The next PDU, whatever it is; None when the connection ends or ``seconds`` pass."""
         return await self._take(lambda _: True, seconds, stop_at_reject=False)
 
-    async def closed(self, seconds: float = PATIENCE) -> bool:
+    async def closed(self, seconds: float | None = None) -> bool:
         """Wait for the end of the connection; False if it does not come."""
-        deadline = time.monotonic() + seconds
+        deadline = self._deadline(seconds)
         while self.end is None:
             if not await self._wait(deadline):
                 return self.end is not None
         return True
 
-    async def silence(self, what: str, seconds: float = QUIET) -> None:
-        """Failure when a PDU comes within ``seconds``, or the connection ends; ``what`` says what brought it."""
-        arrival = await self.anything(seconds)
+    async def silence(self, what: str) -> None:
+        """Failure when a PDU comes within :attr:`quiet`, or the connection ends; ``what`` says what brought it."""
+        arrival = await self.anything(self.quiet)
         if arrival is not None:
             raise Failure(f"{what} brought a {type(arrival.bhs).__name__}")
         if self.end:
@@ -337,9 +341,9 @@ class Probe(Endpoint):
         await self.ask(NopOut(opcode=IMMEDIATE), NopIn)
 
     async def _take(
-        self, wanted: Callable[[Arrival], bool], seconds: float, *, stop_at_reject: bool = True
+        self, wanted: Callable[[Arrival], bool], seconds: float | None, *, stop_at_reject: bool = True
     ) -> Arrival | None:
-        deadline = time.monotonic() + seconds
+        deadline = self._deadline(seconds)
         while True:
             for index, item in enumerate(self._inbox):
                 if isinstance(item, PduError):
@@ -350,6 +354,9 @@ class Probe(Endpoint):
             rejected = stop_at_reject and any(isinstance(a, Arrival) and isinstance(a.bhs, Reject) for a in self._inbox)
             if rejected or self.end or not await self._wait(deadline):
                 return None
+
+    def _deadline(self, seconds: float | None) -> float:
+        return time.monotonic() + (self.patience if seconds is None else seconds)
 
     async def _wait(self, deadline: float) -> bool:
         """Wait for news; False when the time is up."""

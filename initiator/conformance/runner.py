@@ -11,12 +11,12 @@ from typing import Final
 
 from initiator.conformance.case import Case, Failure, Outcome, Skipped, Unusual, Verdict
 from initiator.conformance.site import Site
-from iser.errors import ConnectionFailed, IserError
+from iser.errors import IserError
 
 __all__ = ["CASE_TIMEOUT", "RECOVERY", "run_cases"]
 
 CASE_TIMEOUT: Final = 30.0  # seconds
-RECOVERY: Final = 30.0  # seconds that a target has to come back after a case that it did not survive
+RECOVERY: Final = 90.0  # seconds that a target has to come back after a case that it did not survive
 _RETRY: Final = 0.5
 
 log = logging.getLogger("iser.conformance")
@@ -34,7 +34,7 @@ async def run_cases(
     """The outcome of each case, as it ends; ``begin`` is told of each before it starts.
 
     After a case that did not pass the target must take a login again, within ``recovery`` seconds; if it does not, that
-    case has failed and the rest are skipped.
+    case has failed and the rest are skipped.  0 for ``recovery`` is not to try.
     """
     gone = ""
     for case in cases:
@@ -44,7 +44,8 @@ async def run_cases(
             yield Outcome(case, Verdict.SKIP, f"the target has not come back since {gone}")
             continue
         outcome = await _run_one(case, site, destructive=destructive, timeout=timeout)
-        if (outcome.verdict is not Verdict.PASS or case.risky) and outcome.verdict is not Verdict.SKIP:
+        suspect = outcome.verdict in (Verdict.FAIL, Verdict.WARN) or (case.risky and outcome.verdict is Verdict.PASS)
+        if suspect and recovery:
             problem = await _problem(site, recovery)
             if problem:
                 gone = case.full_name
@@ -81,16 +82,18 @@ async def _run_one(case: Case, site: Site, *, destructive: bool, timeout: float)
 
 
 async def _problem(site: Site, seconds: float) -> str:
-    """Why the target takes no login within ``seconds``; "" if it does."""
+    """Why the target takes no login within ``seconds``; "" if it does.
+
+    One patient connection, for a target that serves logins one by one is held up by each that goes away.
+    """
     deadline = time.monotonic() + seconds
     while True:
+        patient = replace(site, patience=max(_RETRY, deadline - time.monotonic()))
         try:
-            async with asyncio.timeout(seconds), site.session():
+            async with patient.session():
                 return ""
-        except (Failure, ConnectionFailed, IserError) as error:
+        except IserError as error:
             problem = str(error)
-        except TimeoutError:
-            problem = "no answer"
         if time.monotonic() >= deadline:
             return problem
         await asyncio.sleep(_RETRY)

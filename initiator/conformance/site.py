@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from initiator.conformance.case import Failure, Skipped
-from initiator.conformance.probe import Answer, Probe
+from initiator.conformance.probe import PATIENCE, QUIET, Answer, Probe
 from initiator.conformance.talk import Talk
 from initiator.options import ConnectOptions
 from initiator.url import Portal
@@ -90,6 +90,10 @@ class Site:
     block_size: int = 512
     blocks: int = 0
     max_transfer: int = 0
+    #: Seconds to wait for an answer that must come.
+    patience: float = PATIENCE
+    #: Seconds in which nothing may come, where nothing must.
+    quiet: float = QUIET
     #: Whether the case that runs may write.
     writes: bool = False
 
@@ -101,6 +105,7 @@ class Site:
         session = await Session.connect(self.provider, portal.host, portal.port, data, CONNECT_TIMEOUT)
         session.lun = encode_lun(self.lun)
         session.block_size = self.block_size
+        session.patience, session.quiet = self.patience, self.quiet
         try:
             yield session
         finally:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+
 from initiator.conformance.site import Site
 from initiator.establish import make_provider, open_session
 from initiator.lun import Lun
@@ -11,16 +14,17 @@ from initiator.url import Url
 __all__ = ["survey"]
 
 
-async def survey(url: Url, options: ConnectOptions, settle: float) -> Site:
+async def survey(url: Url, options: ConnectOptions, settle: float, *, seed: bool = False) -> Site:
     """Log in to ``url`` once and learn its size.
 
+    With ``seed`` the blocks that destructive cases use get random contents, so that data in a wrong place shows.
     ``settle`` is how many seconds the target needs between a login and the first write.  Raises what
     :func:`initiator.connect` raises, and UsageError for a LUN that is no block device.
     """
     provider = await make_provider(url.portal, options)
     link = await open_session(url.portal, url.target, options, provider)
     async with await Lun.open(link, url.lun, options) as lun:
-        return Site(
+        site = Site(
             provider=provider,
             portal=url.portal,
             target=url.target,
@@ -32,3 +36,7 @@ async def survey(url: Url, options: ConnectOptions, settle: float) -> Site:
             blocks=lun.capacity.blocks,
             max_transfer=lun.max_transfer,
         )
+        if seed:
+            await asyncio.sleep(settle)
+            await lun.write(0, os.urandom(site.scratch * site.block_size))
+    return site

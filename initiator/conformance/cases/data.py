@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import os
 from typing import Final
 
 from initiator.conformance.case import Case, Failure, Skipped, Unusual, require
@@ -13,12 +13,13 @@ from iser.scsi.cdb import write_blocks
 
 __all__ = ["CASES"]
 
+_PAGE: Final = 4096
 _UNASKED: Final = Wishes(initial_r2t=False)
 
 
-def pattern(length: int, seed: int) -> bytes:
-    """Bytes that are the same for the same ``seed``."""
-    return random.Random(seed).randbytes(length)  # noqa: S311 - no secret
+def fresh(length: int) -> bytes:
+    """Bytes that no earlier case or run has stored."""
+    return os.urandom(length)
 
 
 async def _same(session: Session, lba: int, data: bytes, what: str) -> None:
@@ -38,7 +39,7 @@ def _immediate_room(session: Session) -> int:
 
 async def _solicited(site: Site) -> None:
     async with site.session() as session:
-        data = pattern(8 * site.block_size, 1)
+        data = fresh(8 * site.block_size)
         await session.write(0, data)
         await _same(session, 0, data, "8 blocks by RDMA Read")
 
@@ -47,7 +48,7 @@ async def _whole(site: Site) -> None:
     async with site.session() as session:
         size = _immediate_room(session) // site.block_size * site.block_size
         for length in {site.block_size, size} - {0}:
-            data = pattern(length, length)
+            data = fresh(length)
             await session.good(write_blocks(0, length // site.block_size), immediate=data)
             await _same(session, 0, data, f"{length} bytes of immediate data")
 
@@ -56,17 +57,27 @@ async def _part(site: Site) -> None:
     async with site.session() as session:
         room = _immediate_room(session)
         total = max(2 * room, 8 * site.block_size) // site.block_size * site.block_size
-        for first in (site.block_size, min(room, 4096)):
-            data = pattern(total, first)
+        for first in {min(room, _PAGE), room // _PAGE * _PAGE or room}:
+            data = fresh(total)
             region = session.write_region(data)
             await session.good(write_blocks(0, total // site.block_size), write=region, immediate=data[:first])
             await _same(session, 0, data, f"{first} bytes of immediate data, the rest by RDMA Read")
 
 
+async def _sector(site: Site) -> None:
+    async with site.session() as session:
+        _immediate_room(session)
+        data = fresh(16 * site.block_size)
+        first = site.block_size
+        region = session.write_region(data)
+        await session.good(write_blocks(0, 16), write=region, immediate=data[:first])
+        await _same(session, 0, data, f"{first} bytes of immediate data, less than a page, the rest by RDMA Read")
+
+
 async def _odd(site: Site) -> None:
     async with site.session() as session:
         room = _immediate_room(session)
-        data = pattern(4 * site.block_size, 3)
+        data = fresh(4 * site.block_size)
         for first in (1, 509, min(room, site.block_size + 3)):
             region = session.write_region(data, skew=1)
             await session.good(write_blocks(0, 4), write=region, immediate=data[:first])
@@ -132,7 +143,7 @@ async def _unsolicited(site: Site) -> None:
             raise Skipped("the target answers InitialR2T=Yes")
         burst = params.first_burst_length // site.block_size * site.block_size
         total = min(burst + 4 * site.block_size, site.scratch * site.block_size)
-        data = pattern(total, 5)
+        data = fresh(total)
         burst = min(params.first_burst_length, total)
         region = session.write_region(data)
         itt = session.send_command(write_blocks(0, total // site.block_size), write=region, base=burst, final=False)
@@ -156,7 +167,7 @@ async def _unasked(site: Site) -> None:
 async def _no_task(site: Site) -> None:
     async with site.session() as session:
         session.send_control(_data_outs(session, 0x7777, bytes(512), 0)[0])
-        arrival = await session.anything(1.0)
+        arrival = await session.anything(min(1.0, session.patience))
         if arrival is not None and not isinstance(arrival.bhs, Reject):
             raise Failure(f"a Data-Out for no task is answered with a {type(arrival.bhs).__name__}")
         if session.end:
@@ -170,6 +181,7 @@ CASES: Final = (
     Case("solicited", "a write by RDMA Read", "RFC 7145 7.3.6", _solicited, destructive=True),
     Case("immediate", "a write whose data travels with it", "RFC 7143 11.3, 13.11", _whole, destructive=True),
     Case("immediate-part", "immediate data, and the rest by RDMA Read", "RFC 7145 7.3.1", _part, destructive=True),
+    Case("immediate-block", "one block of immediate data, and the rest", "RFC 7145 7.3.1", _sector, destructive=True),
     Case("immediate-odd", "immediate data of odd length, padded", "RFC 7143 11.2.3", _odd, destructive=True),
     Case(
         "unsolicited", "unsolicited Data-Outs up to FirstBurstLength", "RFC 7143 13.10", _unsolicited, destructive=True

@@ -40,6 +40,7 @@ __all__ = ["CASES"]
 _NO_LUN: Final = 200
 _MAX_SEGMENT: Final = 128  # bytes of data that Linux and libiscsi have room for
 _CHECK_CONDITION: Final = 2
+_SILENT: Final = 2.0  # seconds after which a PDU that nobody answers counts as dropped
 
 
 def _check_sense(answer: Answer, what: str, *codes: tuple[int, int, int]) -> None:
@@ -89,9 +90,9 @@ async def _bad_page(site: Site) -> None:
         _check_sense(answer, "INQUIRY of an unknown page", (SenseKey.ILLEGAL_REQUEST, 0x24, 0))
 
 
-async def _judge(session: Session, what: str, sent: bytes, *reasons: int, seconds: float = 2.0) -> None:
+async def _judge(session: Session, what: str, sent: bytes, *reasons: int) -> None:
     """A Reject with one of ``reasons`` or a closed connection is right; silence and another reason are Unusual."""
-    arrival = await session.anything(seconds)
+    arrival = await session.anything(min(_SILENT, session.patience))
     if arrival is None:
         if session.end:
             return
@@ -151,7 +152,7 @@ def _no_header(what: str, message: bytes) -> Any:
     async def run(site: Site) -> None:
         async with site.session() as session:
             session.send_bytes(b"", message)
-            if await session.closed(1.0):
+            if await session.closed(min(_SILENT, session.patience)):
                 return
             arrival = await session.anything(0.1)
             if arrival is not None and not isinstance(arrival.bhs, Reject):
@@ -167,7 +168,7 @@ async def _logout(site: Site) -> None:
     async with site.session() as session:
         arrival = await session.ask(LogoutRequest(cid=1), LogoutResponse)
         require(arrival.bhs.response == 0, f"a logout is answered with {arrival.bhs.response}")
-        if not await session.closed(2.0):
+        if not await session.closed(min(_SILENT, session.patience)):
             raise Unusual("the target leaves the connection open behind a logout")
 
 
@@ -189,7 +190,7 @@ async def _duplicate_tag(site: Site) -> None:
         session.send_command(test_unit_ready())
         answers = 0
         while answers < 2:
-            arrival = await session.anything(1.0)
+            arrival = await session.anything(min(_SILENT, session.patience))
             if arrival is None:
                 break
             answers += 1

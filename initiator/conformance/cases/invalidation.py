@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from initiator.conformance.case import Case, Skipped, Unusual, require
-from initiator.conformance.cases.data import pattern
+from initiator.conformance.cases.data import fresh
 from initiator.conformance.probe import Answer
 from initiator.conformance.site import Session, Site
 from iser.pdu import FINAL, IMMEDIATE, LogoutRequest, LogoutResponse, NopIn, NopOut
@@ -51,7 +51,7 @@ async def _failed(site: Site) -> None:
 async def _writes(site: Site) -> None:
     async with site.session() as session:
         _agreed(site, session)
-        region = session.write_region(pattern(4 * site.block_size, 1))
+        region = session.write_region(fresh(4 * site.block_size))
         _check(await session.good(write_blocks(0, 4), write=region), region.key, "a write")
 
 

@@ -46,7 +46,8 @@ async def _split(site: Site) -> None:
             talk.send(text[start : start + size], Stage.OPERATIONAL, None, more=True)
             await talk.receive()
             said = talk.said
-            require(said.status == 0, f"a text in several PDUs (C bit) is refused with status {said.status:04x}")
+            ended = "ends the connection" if said.status == -1 else f"is refused with status {said.status:04x}"
+            require(said.status == 0, f"a text in several PDUs (C bit) {ended}")
             require(not said.pairs and not said.done, "a part of a text (C bit) is answered before the text is whole")
         talk.send(text[size * (_PARTS - 1) :], Stage.OPERATIONAL, Stage.FULL_FEATURE)
         await talk.receive()

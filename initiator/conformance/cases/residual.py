@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from initiator.conformance.case import Case, Failure, Unusual, require
+from initiator.conformance.cases.data import fresh
 from initiator.conformance.probe import Answer
 from initiator.conformance.site import Site
 from iser.pdu import RESPONSE_BIDI_OVERFLOW, RESPONSE_BIDI_UNDERFLOW, RESPONSE_OVERFLOW, RESPONSE_UNDERFLOW
@@ -79,9 +80,12 @@ async def _read_over(site: Site) -> None:
 
 async def _nothing_moved(site: Site) -> None:
     async with site.session() as session:
-        answer = await session.good(test_unit_ready(), read=session.read_region(512))
-        _check(answer, RESPONSE_UNDERFLOW, 512, "TEST UNIT READY with EDTL 512")
+        answer = await session.command(test_unit_ready(), read=session.read_region(512))
         require(answer.data == bytes((_FILL,)) * 512, "TEST UNIT READY wrote data")
+        if answer.bhs.status:
+            sense = answer.sense[:14].hex()
+            raise Unusual(f"TEST UNIT READY with EDTL 512 ends in status {answer.bhs.status:#04x}, sense {sense}")
+        _check(answer, RESPONSE_UNDERFLOW, 512, "TEST UNIT READY with EDTL 512")
 
 
 async def _failed(site: Site) -> None:
@@ -98,7 +102,8 @@ def _write(blocks: int, expected: int) -> Any:
         async with site.session() as session:
             size = site.block_size
             before = await session.read(0, 4)
-            region = session.write_region(bytes((0x3C,)) * (expected * size))
+            data = fresh(expected * size)
+            region = session.write_region(data)
             what = f"a write of {blocks} block(s) with EDTL {expected * size}"
             answer = await session.command(write_blocks(0, blocks), write=region)
             after = await session.read(0, 4)
@@ -107,7 +112,7 @@ def _write(blocks: int, expected: int) -> Any:
             if answer.bhs.status:
                 require(after == before, f"{what} fails and has stored something")
                 raise Unusual(f"{what} ends in status {answer.bhs.status:#04x}, sense {answer.sense[:18].hex()}")
-            require(after[:last] == bytes((0x3C,)) * last, f"{what} did not store its data")
+            require(after[:last] == data[:last], f"{what} did not store its data")
             over = blocks > expected
             _check(answer, RESPONSE_OVERFLOW if over else RESPONSE_UNDERFLOW, abs(blocks - expected) * size, what)
 

@@ -6,7 +6,7 @@ import random
 from typing import Any, Final
 
 from initiator.conformance.case import Case, require
-from initiator.conformance.cases.data import pattern
+from initiator.conformance.cases.data import fresh
 from initiator.conformance.site import Site
 from initiator.shapes import MIN_ELEMENTS, Arena, layout
 from iser.rdma.api import Access
@@ -40,7 +40,7 @@ def _write(kind: SgClass) -> Any:
         async with site.session() as session:
             for size in _sizes(site):
                 arena = Arena(layout(kind, size, random.Random(size)))  # noqa: S311 - no secret
-                arena.fill(pattern(8191, size))
+                arena.fill(fresh(8191))
                 region = session.register(arena.views, Access.REMOTE_READ)
                 await session.good(write_blocks(0, size // site.block_size), write=region)
                 found = await session.read(0, size // site.block_size)

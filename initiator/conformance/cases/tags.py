@@ -6,8 +6,7 @@ import asyncio
 from typing import Final
 
 from initiator.conformance.case import Case, Failure, Skipped, Unusual, require
-from initiator.conformance.cases.data import pattern
-from initiator.conformance.probe import QUIET
+from initiator.conformance.cases.data import fresh
 from initiator.conformance.site import Session, Site
 from initiator.conformance.talk import offers
 from iser.login import Wishes
@@ -76,7 +75,7 @@ async def _untouched(site: Site) -> None:
 async def _untouched_write(site: Site) -> None:
     async with site.session(private_data=bytes((0xC0, 0, 0, 0))) as session:
         _count(session)
-        answer = await session.write(0, pattern(8 * site.block_size, 6))
+        answer = await session.write(0, fresh(8 * site.block_size))
         await _no_access(session, answer.operations, "a write")
 
 
@@ -88,7 +87,7 @@ def _count(session: Session) -> int:
 
 
 async def _no_access(session: Session, then: int | None, what: str) -> None:
-    await asyncio.sleep(QUIET)
+    await asyncio.sleep(session.quiet)
     now = session.operations
     require(now == then, f"the target touched our memory {(now or 0) - (then or 0)} times after the response of {what}")
 
@@ -98,7 +97,7 @@ async def _no_data(site: Site) -> None:
         before = _count(session)
         await session.good(test_unit_ready())
         await session.good(read_blocks(0, 0))
-        await session.good(test_unit_ready(), read=session.read_region(512))
+        await session.command(test_unit_ready(), read=session.read_region(512))
         require(session.operations == before, "a command that moves no data touched our memory")
 
 
@@ -134,11 +133,12 @@ async def _first_solicited(site: Site) -> None:
         params = session.result.params
         if not params.immediate_data:
             raise Skipped("the target answers ImmediateData=No, so that all data is solicited")
-        size = site.block_size
-        data, wrong = pattern(4 * size, 7), pattern(4 * size, 8)
+        size = 4096  # whole pages, for an offset in a page is another matter: data.immediate-block
+        blocks = 4 * size // site.block_size
+        data, wrong = fresh(4 * size), fresh(4 * size)
         region = session.write_region(data + wrong)
-        await session.good(write_blocks(0, 4), write=region, immediate=data[:size], edtl=4 * size)
-        found = await session.read(0, 4)
+        await session.good(write_blocks(0, blocks), write=region, immediate=data[:size], edtl=4 * size)
+        found = await session.read(0, blocks)
         if found == data[:size] + (data + wrong)[2 * size : 5 * size]:
             raise Failure("the target adds the immediate data to the write base; every initiator has added it already")
         require(found == data, "a write with immediate data stored something else")
@@ -154,7 +154,7 @@ async def _byte_zero(site: Site) -> None:
         if said.pairs.get("TaggedBufferForSolicitedDataOnly") == "NotUnderstood":
             raise Skipped("the target answers NotUnderstood to TaggedBufferForSolicitedDataOnly")
         size = site.block_size
-        data = pattern(4 * size, 9)
+        data = fresh(4 * size)
         region = session.write_region(data + bytes(4 * size))
         await session.good(write_blocks(0, 4), write=region, immediate=data[:size], edtl=4 * size, base=0)
         require(await session.read(0, 4) == data, "TaggedBufferForSolicitedDataOnly=No: the base is not that of byte 0")
@@ -163,7 +163,7 @@ async def _byte_zero(site: Site) -> None:
 async def _unaligned_write(site: Site) -> None:
     async with site.session() as session:
         for skew in _SKEWS:
-            data = pattern(_BLOCKS * site.block_size, skew)
+            data = fresh(_BLOCKS * site.block_size)
             region = session.write_region(data, skew=skew)
             await session.good(write_blocks(0, _BLOCKS), write=region)
             require(
@@ -177,7 +177,7 @@ async def _useless_key(site: Site) -> None:
         if not session.result.params.immediate_data:
             raise Skipped("the target answers ImmediateData=No")
         before = _count(session)
-        data = pattern(size, 10)
+        data = fresh(size)
         await session.good(write_blocks(0, 1), write=session.write_region(data), immediate=data)
         require(session.operations == before, "a write whose data all travelled with it is read once more")
 
@@ -211,7 +211,7 @@ async def _wrong_access(site: Site) -> None:
         view = memoryview(bytearray(site.block_size))
         region = session.register([view], Access.REMOTE_READ)
         session.send_command(read_blocks(0, 1), read=region)
-        await session.anything(QUIET)
+        await session.anything(session.quiet)
         require(bytes(view) == bytes(site.block_size), "a read was placed in memory that only may be read")
     async with site.session() as session:
         await session.alive()
