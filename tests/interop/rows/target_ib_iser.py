@@ -222,10 +222,13 @@ class TestIbIser:
     ) -> None:
         kernel.login(spare)
         disk = kernel.find_disk(spare)
-        load = lab.start(f"dd if=/dev/zero of={disk.path} bs=256k count=800 oflag=direct")
+        load = lab.start(f"dd if=/dev/zero of={disk.path} bs=256k count=100 oflag=direct")
         time.sleep(1)
+        assert not load.future.done()
+        before = spare.log.count("connection ended")
         lab.run(f"ss -K dst 10.0.2.2 dport = {spare.port}")
         load.wait().checked()  # the kernel reconnects, and goes on where it was
+        assert spare.log.count("connection ended") == before + 1
         _write_and_compare(disk, "64k", 16)
         kernel.logout(spare)
         notes.add("its TCP connection reset in the guest, in the middle of a dd")
