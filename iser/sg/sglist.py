@@ -25,7 +25,7 @@ class SgList:
     ``length`` is the sum in bytes.
     """
 
-    __slots__ = ("_overlaps", "_shape", "addresses", "length", "lengths", "views")
+    __slots__ = ("_overlaps", "_readonly", "_shape", "addresses", "length", "lengths", "views")
 
     def __init__(self, views: list[memoryview], addresses: list[int], lengths: list[int]) -> None:
         self.views: Sequence[memoryview] = views
@@ -34,6 +34,7 @@ class SgList:
         self.length = sum(lengths)
         self._shape: Shape | None = None
         self._overlaps: bool | None = None
+        self._readonly: bool | None = None
 
     def __len__(self) -> int:
         return len(self.views)
@@ -59,8 +60,11 @@ class SgList:
 
     @property
     def readonly(self) -> bool:
-        """True when some of the memory cannot be written."""
-        return any(view.readonly for view in self.views)
+        """True when some of the memory cannot be written; found out once."""
+        known = self._readonly
+        if known is None:
+            known = self._readonly = any(view.readonly for view in self.views)
+        return known
 
     @classmethod
     def of(cls, buffers: Buffer | Iterable[Buffer] | SgList, *, writable: bool) -> SgList:
@@ -104,7 +108,10 @@ class SgList:
                 views[-1] = joined
                 lengths[-1] += length
             end = address + length
-        return cls(views, addresses, lengths)
+        sg = cls(views, addresses, lengths)
+        if writable:
+            sg._readonly = False
+        return sg
 
     @classmethod
     def spans(cls, buffer: Buffer, spans: Iterable[tuple[int, int]]) -> SgList:

@@ -9,7 +9,7 @@ RFC 5041 section 7).
 from __future__ import annotations
 
 import secrets
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final
@@ -25,7 +25,7 @@ _TO_SPACE: Final = 1 << 64
 #: The access flags as plain integers: an operation on IntFlag members costs a microsecond.
 REMOTE_WRITE: Final = int(Access.REMOTE_WRITE)
 REMOTE_READ: Final = int(Access.REMOTE_READ)
-_WRITABLE: Final = Access.LOCAL_WRITE | Access.REMOTE_WRITE
+_WRITABLE: Final = int(Access.LOCAL_WRITE | Access.REMOTE_WRITE)
 
 
 def slices_of(views: Sequence[memoryview], starts: Sequence[int], offset: int, length: int) -> list[memoryview]:
@@ -79,7 +79,7 @@ class KeyTable:
 class SoftMemoryRegion(MemoryRegion):
     """A region of either kind; see :class:`iser.rdma.api.MemoryRegion`."""
 
-    __slots__ = ("_access_bits", "_max_bytes", "_starts", "_table", "_views", "closed", "flat", "pd")
+    __slots__ = ("_access_bits", "_max_bytes", "_readonly", "_starts", "_table", "_views", "closed", "flat", "pd")
 
     def __init__(self, table: KeyTable, pd: ProtectionDomain, kind: MrType, max_num_sg: int, max_bytes: int) -> None:
         self.kind = kind
@@ -97,6 +97,7 @@ class SoftMemoryRegion(MemoryRegion):
         self.flat: memoryview | None = None
         self._views: Sequence[memoryview] = ()
         self._starts: Sequence[int] = ()
+        self._readonly: bool | None = None
         self._table = table
         self._max_bytes = max_bytes
 
@@ -124,21 +125,29 @@ class SoftMemoryRegion(MemoryRegion):
         return count
 
     def _take(self, sg: ScatterList, count: int, offset: int) -> None:
-        views = sg.views if count == len(sg.views) else sg.views[:count]
+        views, lengths = sg.views, sg.lengths
+        if count < len(views):
+            views, lengths = views[:count], lengths[:count]
         if offset:
-            views = [views[0][offset:], *views[1:]]
+            views, lengths = [views[0][offset:], *views[1:]], [lengths[0] - offset, *lengths[1:]]
+        if 0 in lengths:
+            views = [view for view in views if view]
+            lengths = [length for length in lengths if length]
         self.iova = sg.addresses[0] + offset
         self._views = views
-        if count == 1:
+        if len(views) == 1:
             self.flat = views[0]
             self._starts = (0,)
         else:
             self.flat = None
-            self._starts = [0, *accumulate(map(len, views[:-1]))]
+            self._starts = [0, *accumulate(lengths[:-1])]
+        # Lists that know it save looking at each of their pieces when they are registered.
+        self._readonly = getattr(sg, "readonly", None)
 
     def register(self, wr: RegMr) -> None:
         """Carry out a RegMr.  Raises MemoryRegionError."""
         problem = ""
+        access = int(wr.access)
         if self.closed:
             problem = "the region is closed"
         elif self.valid:
@@ -147,14 +156,18 @@ class SoftMemoryRegion(MemoryRegion):
             problem = "the key has another index; use inc_rkey(mr.rkey)"
         elif not self._views:
             problem = "nothing is mapped; call map_sg first"
-        elif wr.access & _WRITABLE and any(view.readonly for view in self._views):
+        elif access & _WRITABLE and self._has_readonly():
             problem = "a read-only buffer cannot be registered for writing"
         if problem:
             raise MemoryRegionError(f"cannot register region {self.rkey:#010x} as {wr.key:#010x}: {problem}")
         self.rkey = self.lkey = wr.key
         self.access = wr.access
-        self._access_bits = int(wr.access)
+        self._access_bits = access
         self.valid = True
+
+    def _has_readonly(self) -> bool:
+        known = self._readonly
+        return any(view.readonly for view in self._views) if known is None else known
 
     def invalidate(self) -> None:
         """Refuse the key from now on and let go of the memory."""
@@ -194,7 +207,20 @@ class SoftMemoryRegion(MemoryRegion):
         flat = self.flat
         if flat is not None:
             return [flat[offset : offset + length]]
-        return slices_of(self._views, self._starts, offset, length)
+        if not length:
+            return []
+        # No piece is empty here, so the two ends tell which there are, and only they may need to be cut.
+        starts = self._starts
+        first = bisect_right(starts, offset) - 1
+        after = bisect_left(starts, offset + length, first)
+        pieces = list(self._views[first:after])
+        end = offset + length - starts[after - 1]
+        if end < len(pieces[-1]):
+            pieces[-1] = pieces[-1][:end]
+        skip = offset - starts[first]
+        if skip:
+            pieces[0] = pieces[0][skip:]
+        return pieces
 
 
 # Tagged Writes are judged by DDP, the source of a Read Request by RDMAP.

@@ -293,7 +293,7 @@ class Receiver:
             self._first_heard()
         return True
 
-    def _parse(self) -> None:  # noqa: PLR0912 - the hot loop; a call per step would double its price
+    def _parse(self) -> None:  # noqa: PLR0912, PLR0915 - the hot loop; a call per step would double its price
         """Take every complete FPDU from the staging buffer, and start to receive in place if the next is large."""
         buf, view = self._buf, self._view
         pos, end = self._pos, self._end
