@@ -169,10 +169,8 @@ class Execution:
 
     def _read(self, task: Task, plan: ReadMedia) -> None:
         bhs = task.bhs
-        if bhs.flags & COMMAND_WRITE:
-            self._answer(task, plan.lu.check(_WRONG_DIRECTION), 0)
-            return
-        length = min(plan.length, bhs.edtl)
+        # An initiator that announces a write expects no byte of a read: none is sent, and none is lost.
+        length = min(plan.length, bhs.edtl) if not bhs.flags & COMMAND_WRITE else 0
         if not length:
             self._answer(task, GOOD, plan.length)
             return

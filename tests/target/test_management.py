@@ -196,3 +196,23 @@ async def test_a_cold_reset_answers_and_ends_every_session() -> None:
             assert isinstance(await peer.over(), EOFError)
         await until(lambda: server.sessions == 0)
         assert server.sessions == 0
+
+
+def reserve_out(action: int, kind: int = 0) -> bytes:
+    """PERSISTENT RESERVE OUT with its 24 bytes of parameters."""
+    return bytes((0x5F, action, kind, 0, 0, 0, 0, 0, 24, 0))
+
+
+async def test_preempt_and_abort_ends_the_tasks_of_who_was_preempted() -> None:
+    async with two_sessions() as (one, two):
+        for peer, key in ((one, 1), (two, 2)):
+            response, _ = await peer.command(reserve_out(0), write=bytes(8) + key.to_bytes(8, "big") + bytes(8))
+            assert response.status == 0
+        theirs = slow_write(two)
+        await asyncio.sleep(0.01)
+        keys = (1).to_bytes(8, "big") + (2).to_bytes(8, "big") + bytes(8)
+        response, _ = await one.command(reserve_out(5, 3), write=keys)
+        assert response.status == 0
+        two.datamover.deallocate_task_resources(theirs)
+        assert await attention(two) == (0x2A, 0x05)  # and no answer to the write came before
+        assert await attention(two) is None
