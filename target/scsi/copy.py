@@ -86,7 +86,8 @@ async def _extended_copy(lu: LogicalUnit, task: ScsiTask, length: int) -> Done:
         if len(data) < length:
             raise _Refused(PARAMETER_LIST_LENGTH_ERROR)
         identifier, flags, targets, segments = _split(data)
-        units = [_find(lu, targets[at : at + _TARGET_LENGTH]) for at in range(0, len(targets), _TARGET_LENGTH)]
+        starts = range(0, len(targets), _TARGET_LENGTH)
+        units = [_find(lu, task.nexus, targets[at : at + _TARGET_LENGTH]) for at in starts]
         parsed = list(_parse_segments(segments))
     except _Refused as refused:
         return lu.check(refused.code)
@@ -110,15 +111,16 @@ def _split(data: bytes) -> tuple[int, int, bytes, bytes]:
     return identifier, flags, data[_HEADER.size : middle], data[middle : middle + segment_length]
 
 
-def _find(lu: LogicalUnit, descriptor: bytes) -> LogicalUnit | None:
-    """The unit of this target that has the designator; None for one that cannot be reached from here."""
+def _find(lu: LogicalUnit, nexus: Nexus, descriptor: bytes) -> LogicalUnit | None:
+    """The unit of this target that has the designator; None for one that ``nexus`` cannot reach itself."""
     if descriptor[0] != _IDENTIFICATION:
         raise _Refused(UNSUPPORTED_TARGET_TYPE)
     code_set, kind, length = descriptor[4] & 0x0F, descriptor[5] & 0x0F, descriptor[7]
     if (code_set, kind) != _NAA_BINARY:
         return None
     name = descriptor[8 : 8 + length]
-    return next((unit for unit in lu.neighbours() if unit.identity.naa.to_bytes(8, "big") == name), None)
+    visible = (unit for unit in lu.neighbours() if nexus in unit.nexuses)
+    return next((unit for unit in visible if unit.identity.naa.to_bytes(8, "big") == name), None)
 
 
 class _Raw(NamedTuple):

@@ -167,3 +167,11 @@ async def test_a_backend_that_fails(on: Operation) -> None:
     bench = Bench(unit(FaultFilter(MemoryBackend(SIZE), [Fault(on, Action.ERROR)])))
     (lu,) = bench.device.luns.values()
     assert codes_of(await copy(bench, listed([target(lu)], [segment(1, 0, 1)]))) == ABORTED
+
+
+async def test_a_unit_that_an_initiator_may_not_see_is_no_source_for_it() -> None:
+    bench = Bench(unit(), unit(lun=1))
+    one, hidden = bench.device.luns.values()
+    hidden.nexuses.discard(bench.nexus)  # as a LUN map has it
+    data = listed([target(one), target(hidden)], [segment(1, 0, 1, source=1)])
+    assert codes_of(await copy(bench, data)) == NOT_REACHABLE
