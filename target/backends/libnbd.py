@@ -62,6 +62,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "nbd_aio_get_direction": (ctypes.c_uint, ()),
     "nbd_aio_notify_read": (_INT, ()),
     "nbd_aio_notify_write": (_INT, ()),
+    "nbd_aio_is_closed": (_INT, ()),
     "nbd_aio_is_dead": (_INT, ()),
     "nbd_aio_peek_command_completed": (ctypes.c_int64, ()),
     "nbd_aio_command_completed": (_INT, (ctypes.c_int64,)),

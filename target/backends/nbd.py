@@ -192,8 +192,8 @@ class NbdBackend(AlignedBackend):
             if cookie <= 0:
                 break
             self._end(cookie)
-        if self._pending and self._library.plain("nbd_aio_is_dead", self._handle) > 0:
-            self._fail("has closed the connection")
+        if self._gone():
+            self._fail("the server has closed the connection")
             return
         writing = bool(self._ask("nbd_aio_get_direction") & _WANTS_WRITE)
         if writing != self._writing and self._loop is not None:
@@ -202,6 +202,11 @@ class NbdBackend(AlignedBackend):
                 self._loop.add_writer(self._fd, self._ready, "nbd_aio_notify_write", _WANTS_WRITE)
             else:
                 self._loop.remove_writer(self._fd)
+
+    def _gone(self) -> bool:
+        """Whether the connection is over.  Its socket would be readable for ever."""
+        ask = self._library.plain
+        return ask("nbd_aio_is_closed", self._handle) > 0 or ask("nbd_aio_is_dead", self._handle) > 0
 
     def _end(self, cookie: int) -> None:
         future, _ = self._pending.pop(cookie)

@@ -143,6 +143,19 @@ async def test_a_server_that_dies_ends_every_request(servers: Servers) -> None:
     await backend.close()
 
 
+async def test_an_idle_connection_that_ends_costs_nothing(servers: Servers) -> None:
+    backend = NbdBackend(servers.serve("memory", "1M"))
+    await backend.readv(0, [memoryview(bytearray(512))])
+    servers.kill()
+    before = time.process_time()
+    await asyncio.sleep(0.2)
+    assert time.process_time() - before < 0.1
+    with pytest.raises(BackendError, match="closed the connection"):
+        await backend.readv(0, [memoryview(bytearray(512))])
+    with pytest.raises(BackendError):
+        await backend.close()
+
+
 async def test_a_cancelled_read_ends_only_when_its_buffer_is_free(servers: Servers) -> None:
     backend = NbdBackend(servers.serve("--filter=delay", "memory", "1M", "rdelay=200ms"))
     buffer = bytearray(b"x" * 512)
