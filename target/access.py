@@ -121,7 +121,7 @@ def audit_denied(request: AdmissionRequest | None, grant: Admission | None, addr
     """One line for a login that did not; ``request`` is None where the initiator had not said who it is."""
     who = _who(request, address) if request else f"address={address}"
     rule = grant.rule.name if isinstance(grant, Grant) else "-"
-    audit.warning("denied %s rule=%s: %s", who, _safe(rule), _safe(str(error)))
+    audit.info("denied %s rule=%s: %s", who, _safe(rule), _safe(str(error)))
 
 
 def _who(request: AdmissionRequest, address: str) -> str:

@@ -29,7 +29,8 @@ async def nothing_left(lun: Lun) -> None:
             break
         await asyncio.sleep(0.005)
     assert lun.link.datamover.live_keys == 0
-    assert lun.link.datamover.planner.in_use == 0
+    assert lun.link.planner
+    assert lun.link.planner.in_use == 0
     assert lun.session.outstanding == ()
 
 
@@ -103,7 +104,8 @@ async def test_a_killed_target_ends_every_command() -> None:
     with pytest.raises(ConnectionLost):
         await lun.read(0, 1)
     await lun.close()
-    assert lun.link.datamover.planner.in_use == 0
+    assert lun.link.planner
+    assert lun.link.planner.in_use == 0
 
 
 async def test_many_sessions_come_and_go() -> None:

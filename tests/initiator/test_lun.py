@@ -38,7 +38,8 @@ async def served(**options: Any) -> AsyncIterator[Lun]:
         await initiator.connect(Url(Portal("127.0.0.1", port), TARGET), **options) as lun,
     ):
         yield lun
-        assert lun.link.datamover.planner.in_use == 0
+        assert lun.link.planner
+        assert lun.link.planner.in_use == 0
 
 
 def random_pieces(randomness: random.Random, total: int) -> list[bytearray]:

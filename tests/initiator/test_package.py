@@ -14,7 +14,8 @@ async def test_connect_by_url_with_options_of_both_kinds() -> None:
         place = f"iser://127.0.0.1:{port}/{TARGET}/0?queue_depth=4&strategy=bounce"
         async with await initiator.connect(place, strategy="indirect") as lun:
             assert lun.session.queue_depth == 4
-            assert lun.link.datamover.planner.strategy == "indirect"
+            assert lun.link.planner
+            assert lun.link.planner.strategy == "indirect"
             await lun.write(0, [b"a" * 100, b"b" * 412])
         assert lun.session.ended == "the session was closed"
 
