@@ -42,7 +42,7 @@ __all__ = ["GATHER_LIMIT", "INLINE_MAX", "TX_WINDOW", "PendingRead", "ReadRespon
 
 TX_WINDOW: Final = 1 << 20  # bytes of FPDUs built ahead of the socket
 GATHER_LIMIT: Final = 960  # views in one gather list; with one FPDU more it stays below IOV_MAX
-INLINE_MAX: Final = 512  # pieces up to this many bytes are copied next to their header: cheaper than a view
+INLINE_MAX: Final = 256  # pieces of up to this many bytes each are copied next to their header: cheaper than views
 #: An address of the peer's that runs over the end of the space wraps on the wire, and the peer refuses it.
 _TO_MASK: Final = (1 << 64) - 1
 _PADDING: Final = (b"", bytes(1), bytes(2), bytes(3))
@@ -334,13 +334,13 @@ class Transmitter:
             iov.append(tail)
         else:
             tail += header
-        for piece in pieces:
-            if len(piece) <= INLINE_MAX:
-                tail += piece
-            else:
-                iov.append(piece)
-                tail = bytearray()
-                iov.append(tail)
+        if size <= INLINE_MAX * len(pieces):
+            tail += pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        elif pieces:
+            # Not piece by piece: lists have hundreds of them.
+            iov.extend(pieces)
+            tail = bytearray()
+            iov.append(tail)
         self._tail = tail
         size += len(header)
         pad = -size & 3

@@ -129,15 +129,16 @@ def test_full_segments_need_no_pad_and_stay_within_the_limit() -> None:
         assert all((size + 2) % 4 == 0 for size in sizes[:-1])
 
 
-def test_large_payload_is_not_copied_and_small_is() -> None:
+def test_payload_in_large_pieces_is_not_copied_and_in_small_ones_it_is() -> None:
     large, small = memoryview(bytes(8192)), memoryview(bytes(64))
     tx = transmitter()
     tx.queue.append(RdmaWrite(None, [small, large, small], 0, 1))
     tx.queue.append(Send(None, [small]))
+    tx.queue.append(RdmaWrite(None, [small] * 100, 0, 1))
     iov = tx.outgoing()
-    assert [type(piece) for piece in iov] == [bytearray, memoryview, bytearray]
-    assert isinstance(iov[1], memoryview)
-    assert iov[1].obj is large.obj
+    assert [type(piece) for piece in iov] == [bytearray, memoryview, memoryview, memoryview, bytearray]
+    assert isinstance(iov[2], memoryview)
+    assert iov[2].obj is large.obj
 
 
 def test_items_end_in_order_as_their_last_byte_is_taken() -> None:
