@@ -8,6 +8,7 @@ counts only when its digest was right.
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
@@ -62,7 +63,6 @@ class Receiver:
         "_pieces",
         "_pos",
         "_trailer",
-        "_view",
         "data_digest",
         "header_digest",
         "max_data",
@@ -78,9 +78,9 @@ class Receiver:
         self.data_digest = False
         self.stopped = False
         self.wanted = 0
-        self._buf = bytearray(STAGING_SIZE)
-        self._view = memoryview(self._buf)
-        self._first = [self._view[:RECV_SIZE]]
+        # Anonymous memory: an idle connection has only those pages that it ever used.
+        self._buf = memoryview(mmap.mmap(-1, STAGING_SIZE))
+        self._first = [self._buf[:RECV_SIZE]]
         self._pos = self._end = 0  # the staged bytes not yet parsed
         # The data segment being received in place.
         self._left = 0  # bytes still missing
@@ -98,6 +98,9 @@ class Receiver:
 
     def get_buffers(self) -> list[memoryview]:
         """Where the next bytes go."""
+        if self.stopped:
+            self.wanted = len(_SCRATCH)
+            return [_SCRATCH]
         if self._left:
             dst = self._dst
             if len(dst) > STEER_PIECES:
@@ -105,7 +108,7 @@ class Receiver:
                 self.wanted = sum(map(len, dst))
                 return list(dst)
             self.wanted = self._left + _TAIL
-            return [*dst, self._view[:_TAIL]]
+            return [*dst, self._buf[:_TAIL]]
         pos, end = self._pos, self._end
         if pos == end:
             self._pos = self._end = 0
@@ -116,7 +119,7 @@ class Receiver:
             self._pos, self._end = 0, end - pos
             end -= pos
         self.wanted = RECV_SIZE
-        return [self._view[end : end + RECV_SIZE]]
+        return [self._buf[end : end + RECV_SIZE]]
 
     def received(self, count: int) -> None:
         """``count`` bytes were put where :meth:`get_buffers` said: handle all that is complete.
@@ -141,6 +144,8 @@ class Receiver:
         self.stopped = True
         self._left = self._trailer = self._pos = self._end = 0
         self._dst, self._pieces, self._bhs, self._data, self._header = [], (), None, None, b""
+        self._buf = _SCRATCH
+        self._first = [_SCRATCH]
 
     def redirect(self, *, itt: int) -> None:
         """Throw away the rest of the data that is being received in place for task ``itt``, if it is."""
@@ -171,18 +176,18 @@ class Receiver:
 
     def _steer(self, pos: int, header: int, start: int, length: int, padded: int) -> None:
         """Receive the rest of the data of the PDU at ``pos`` in place."""
-        view = self._view
+        buf = self._buf
         pieces: Sequence[memoryview] | None = None
         self._bhs = self._data = None
-        if self._buf[pos] & OPCODE_MASK == self._data_opcode:
-            bhs = decode_bhs(self._buf, pos)
+        if buf[pos] & OPCODE_MASK == self._data_opcode:
+            bhs = decode_bhs(buf, pos)
             pieces = self._owner.destination(bhs)
             if pieces is not None:
                 self._bhs = bhs
         if pieces is None:
             self._data = memoryview(bytearray(length))
             pieces = (self._data,)
-        self._header = bytes(view[pos : pos + header])
+        self._header = bytes(buf[pos : pos + header])
         self._pieces = pieces
         self._dst = list(pieces)
         self._left = length
@@ -191,7 +196,7 @@ class Receiver:
         while data < end:
             piece = self._dst[0]
             part = min(end - data, len(piece))
-            piece[:part] = view[data : data + part]
+            piece[:part] = buf[data : data + part]
             data += part
             self._fill(part)
 
@@ -203,7 +208,7 @@ class Receiver:
         header, bhs, data, pieces = self._header, self._bhs, self._data, self._pieces
         if self.data_digest and pieces:
             padded = trailer - DIGEST_LENGTH
-            if digest(*pieces, self._view[:padded]) != self._view[padded:trailer]:
+            if digest(*pieces, self._buf[:padded]) != self._buf[padded:trailer]:
                 raise self._wrong_data_digest(header[:BHS_LENGTH])
         self._trailer = 0
         self._pos = trailer
@@ -218,7 +223,7 @@ class Receiver:
     # Staged
 
     def _parse(self) -> None:  # noqa: PLR0912 - the hot loop; a call per step would double its price
-        buf, view, owner = self._buf, self._view, self._owner
+        buf, owner = self._buf, self._owner
         pos, end = self._pos, self._end
         while end - pos >= BHS_LENGTH and not self.stopped:
             lengths = _U32.unpack_from(buf, pos + 4)[0]
@@ -232,7 +237,7 @@ class Receiver:
                 start += DIGEST_LENGTH
                 if end - pos < start:
                     break
-                if digest(view[pos : pos + header]) != view[pos + header : pos + start]:
+                if digest(buf[pos : pos + header]) != buf[pos + header : pos + start]:
                     raise RemoteProtocolError(
                         "the peer sent a PDU with a wrong header digest; the stream is out of step"
                     )
@@ -253,11 +258,11 @@ class Receiver:
                     pos = end = 0
                 break
             data = pos + start
-            if self.data_digest and digest(view[data : data + padded]) != view[data + padded : pos + size]:
-                raise self._wrong_data_digest(bytes(view[pos : pos + BHS_LENGTH]))
+            if self.data_digest and digest(buf[data : data + padded]) != buf[data + padded : pos + size]:
+                raise self._wrong_data_digest(bytes(buf[pos : pos + BHS_LENGTH]))
             at, self._pos = pos, pos + size
             pos = self._pos
-            segment = view[data : data + length]
+            segment = buf[data : data + length]
             if buf[at] & OPCODE_MASK == self._data_opcode:
                 bhs = decode_bhs(buf, at)
                 pieces = owner.destination(bhs)
@@ -269,7 +274,7 @@ class Receiver:
         if not self.stopped:
             self._pos, self._end = pos, end
 
-    def _hand_up(self, buf: bytes | bytearray, at: int, header: int, data: bytes | memoryview) -> None:
+    def _hand_up(self, buf: bytes | memoryview, at: int, header: int, data: bytes | memoryview) -> None:
         try:
             bhs = decode_bhs(buf, at)
             if header == BHS_LENGTH:
@@ -285,7 +290,7 @@ class Receiver:
 
     def _too_long(self, pos: int, length: int) -> RemoteProtocolError:
         error = PduError(f"the peer sent a data segment of {length} bytes; at most {self.max_data} are allowed")
-        self._owner.malformed(error, bytes(self._view[pos : pos + BHS_LENGTH]))
+        self._owner.malformed(error, bytes(self._buf[pos : pos + BHS_LENGTH]))
         return error
 
     def _wrong_data_digest(self, bhs: bytes) -> RemoteProtocolError:

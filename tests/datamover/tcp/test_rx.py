@@ -248,6 +248,8 @@ def test_nothing_is_received_once_it_is_stopped() -> None:
     assert not owner.rx.mid_message
     owner.rx.received(10)
     assert owner.seen == []
+    # What still comes goes where nobody looks, and the staging memory is free.
+    assert [buffer.obj for buffer in owner.rx.get_buffers()] == [discarded(1)[0].obj]
 
 
 @settings(max_examples=80, deadline=None)
