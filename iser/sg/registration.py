@@ -52,10 +52,11 @@ class Registration:
         except BaseException:
             self._pool.give(region)
             raise
-        self.rkey = region.next_key(direction.value)
+        access = direction.value
+        self.rkey = region.next_key(access)
         self.iova = region.iova
         self.length = region.length
-        self.work = (RegMr(None, region, self.rkey, direction.value),)
+        self.work = (RegMr(None, region, self.rkey, access),)
 
     @classmethod
     def bounced(cls, sg: SgList, direction: Direction, pool: RegionPool, bounces: BouncePool) -> Registration:
