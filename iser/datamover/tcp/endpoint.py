@@ -16,10 +16,11 @@ from iser.login import LOGIN_DATA_LENGTH, NegotiatedParameters
 from iser.net import Stream, StreamTimes
 from iser.pdu import Pdu
 
-__all__ = ["KEEPALIVE_IDLE", "MAX_DROPPED", "TcpEndpoint"]
+__all__ = ["CLOSED", "KEEPALIVE_IDLE", "MAX_DROPPED", "TcpEndpoint"]
 
 MAX_DROPPED: Final = 256  # tags of ended tasks whose data may still come
 KEEPALIVE_IDLE: Final = 60  # seconds of silence after which the kernel asks whether the peer is still there
+CLOSED: Final = DatamoverState.CLOSED  # looked up per command
 _CRC32C: Final = "CRC32C"
 
 log = logging.getLogger("iser.datamover")
@@ -200,7 +201,7 @@ class TcpEndpoint(Datamover):
             self._user.connection_terminate_notify(reason)
 
     def _require_open(self) -> None:
-        if self.state is DatamoverState.CLOSED:
+        if self.state is CLOSED:
             raise LocalProtocolError(f"{self.name}: cannot send a PDU, the connection has ended")
 
     def _require(self, *states: DatamoverState) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from iser.datamover.api import TargetDatamover, TargetDatamoverUser
-from iser.datamover.tcp.endpoint import MAX_DROPPED, TcpEndpoint
+from iser.datamover.tcp.endpoint import CLOSED, MAX_DROPPED, TcpEndpoint
 from iser.datamover.tcp.rx import discarded
 from iser.datamover.tcp.tx import Put
 from iser.datamover.tcp.wire import DATA_OUT_OPCODE
@@ -100,7 +100,8 @@ class TcpTarget(TcpEndpoint, TargetDatamover):
 
     def put_data(self, itt: int, views: Sequence[memoryview], offset: int, data_sn: int, *, notify: bool) -> None:
         """See :class:`TargetDatamover`.  ``data_sn`` only names the call; the PDUs are numbered per task."""
-        self._require_open()
+        if self.state is CLOSED:
+            self._require_open()
         length = len(views[0]) if len(views) == 1 else sum(map(len, views))
         earlier = self._puts.get(itt)
         first = earlier.data_sn + self._tx.data_pdus(earlier.length) if earlier is not None else 0
@@ -119,7 +120,8 @@ class TcpTarget(TcpEndpoint, TargetDatamover):
 
     def send_control(self, pdu: Pdu) -> None:
         """See :class:`Datamover`; a plain SCSI Response travels with the last of its task's data."""
-        self._require_open()
+        if self.state is CLOSED:
+            self._require_open()
         bhs: Any = pdu.bhs
         self._exp_cmd_sn, self._max_cmd_sn = bhs.exp_cmd_sn, bhs.max_cmd_sn
         if type(bhs) is ScsiResponse:
