@@ -9,7 +9,7 @@ import sys
 import time
 import tomllib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +25,7 @@ from initiator.options import parse_size
 from iser.errors import ConfigError, UsageError
 from iser.sg import SgList
 
-__all__ = ["ENGINES", "IoEngine", "IserEngine", "Job", "Outcome", "load_jobs", "run_job", "show_outcome"]
+__all__ = ["ENGINES", "IoEngine", "Job", "LunEngine", "Outcome", "load_jobs", "run_job", "show_outcome"]
 
 MAX_SECONDS: Final = 86400.0
 SECTOR: Final = 512
@@ -127,18 +127,13 @@ class IoEngine(ABC):
         """Disconnect."""
 
 
-class IserEngine(IoEngine):
-    """This package's own initiator."""
+class LunEngine(IoEngine):
+    """A LUN of this package's own initiator, or of one with its API."""
 
     def __init__(self, lun: Lun) -> None:
         self._lun = lun
         self._block = lun.capacity.block_size
         self.size = lun.capacity.size
-
-    @classmethod
-    async def open(cls, url: str, job: Job) -> IoEngine:
-        """Log in."""
-        return cls(await initiator.connect(url, queue_depth=job.depth, strategy=job.strategy))
 
     async def read(self, offset: int, sg: SgList) -> None:
         await self._lun.read_into(offset // self._block, sg)
@@ -150,9 +145,19 @@ class IserEngine(IoEngine):
         await self._lun.close()
 
 
-Opener = Callable[[str, Job], Any]
-#: Ways to reach a LUN, by name; each gives an IoEngine for a URL and a job.
-ENGINES: Final[dict[str, Opener]] = {"iser": IserEngine.open}
+async def _open_iser(url: str, job: Job) -> IoEngine:
+    return LunEngine(await initiator.connect(url, queue_depth=job.depth, strategy=job.strategy))
+
+
+async def _open_libiscsi(url: str, job: Job) -> IoEngine:
+    from initiator import libiscsi  # noqa: PLC0415 - loads a library of the system
+
+    return LunEngine(await libiscsi.connect(url, queue_depth=job.depth))
+
+
+Opener = Callable[[str, Job], Awaitable[IoEngine]]
+#: Ways to reach a LUN, by name; each gives an engine for a URL and a job.
+ENGINES: Final[dict[str, Opener]] = {"iser": _open_iser, "libiscsi": _open_libiscsi}
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from initiator.bench.job import IserEngine, Job, load_jobs, run_job, show_outcome
+from initiator.bench.job import ENGINES, Job, load_jobs, run_job, show_outcome
 from iser.errors import ConfigError, UsageError
 from tests.target.peer import TARGET, serving
 
@@ -17,7 +17,7 @@ async def test_a_mixed_job_on_a_real_target() -> None:
         job = Job(
             read_percent=50, size=8192, depth=4, runtime=0.1, shape="S8", strategy="indirect", pattern="sequential"
         )
-        engine = await IserEngine.open(f"iser://127.0.0.1:{port}/{TARGET}", job)
+        engine = await ENGINES["iser"](f"iser://127.0.0.1:{port}/{TARGET}", job)
         outcome = await run_job(engine, job)
         with pytest.raises(UsageError, match="no 4194304 bytes"):
             await run_job(engine, Job(size=4 << 20))
