@@ -352,6 +352,7 @@ class Session:
     def _text_request(self, pdu: Pdu) -> None:
         bhs = pdu.bhs
         assert type(bhs) is TextRequest
+        before = self._text.params
         try:
             response = self._text.receive(pdu)
         except PduError as error:
@@ -362,6 +363,8 @@ class Session:
             return
         self._slot_over(bhs.opcode)
         self._send(response.bhs, response.data)
+        if self._text.params is not before:
+            self._datamover.renew_key_values(self._text.params)
 
     def _logout(self, pdu: Pdu) -> None:
         bhs = pdu.bhs

@@ -96,6 +96,9 @@ class Datamover(ABC):
         full-feature phase.
         """
 
+    def renew_key_values(self, params: NegotiatedParameters) -> None:  # noqa: B027 - nothing to do is one answer
+        """Take keys that the peer declared anew in the full-feature phase.  Over iSER none of these counts."""
+
     @abstractmethod
     def allocate_connection_resources(self, queue_depth: int) -> None:
         """Make ready for ``queue_depth`` tasks at once, before the final login PDU is sent.  Idempotent."""

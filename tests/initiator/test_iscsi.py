@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ import initiator
 from initiator.report import describe
 from iser.datamover.tcp import TcpInitiator
 from iser.errors import CommandTimeout, ScsiError
-from iser.pdu import FINAL, R2T, DataOut, Pdu, TaskManagementResponseCode
+from iser.login import TextRequester
+from iser.pdu import FINAL, R2T, DataIn, DataOut, Pdu, TaskManagementResponseCode
 from iser.sg import SgList
 from target.server import TargetServer
 from tests.target.peer import TARGET, config, disk, leave_nothing
@@ -150,6 +151,27 @@ async def test_a_write_whose_data_is_out_of_step_fails_and_the_session_lives(
         assert await lun.read(0, 391) == bytes(391 * 512)
         await lun.write(0, b"\x01" * 512)
         assert await lun.read(0, 1) == b"\x01" * 512
+
+
+async def test_a_receive_length_may_be_declared_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    take = TcpInitiator.destination
+
+    def noted(self: TcpInitiator, bhs: DataIn) -> Sequence[memoryview] | None:
+        lengths.append(bhs.data_segment_length)
+        return take(self, bhs)
+
+    async with serving() as (_, url), await initiator.connect(url) as lun:
+        monkeypatch.setattr(TcpInitiator, "destination", noted)
+        await lun.read(0, 8)
+
+        def declare(itt: int) -> tuple[Pdu, Any]:
+            requester = TextRequester([("MaxRecvDataSegmentLength", "1024")], itt=itt, immediate=True)
+            return requester.start(), requester.receive
+
+        await lun.session.text(declare, 5)
+        await lun.read(0, 8)
+        assert lengths == [4096, 1024, 1024, 1024, 1024]
 
 
 async def test_information_says_that_nothing_is_registered() -> None:

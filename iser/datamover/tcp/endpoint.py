@@ -77,6 +77,11 @@ class TcpEndpoint(Datamover):
         rx.header_digest = tx.header_digest = params.header_digest == _CRC32C
         rx.data_digest = tx.data_digest = params.data_digest == _CRC32C
 
+    def renew_key_values(self, params: NegotiatedParameters) -> None:
+        """See :class:`Datamover`.  What is being sent goes on as it was cut."""
+        self._params = params
+        self._rx.max_data, self._tx.segment = self._segments(params)
+
     def send_control(self, pdu: Pdu) -> None:
         """See :class:`Datamover`."""
         self._require_open()
