@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -241,19 +242,17 @@ async def test_where_one_cannot_connect_it_says_why(url: str, words: str) -> Non
 
 
 async def test_a_portal_that_says_nothing_is_given_up() -> None:
-    silent = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
-    port = silent.sockets[0].getsockname()[1]
-    with pytest.raises(ConnectionFailed, match=r"within 0\.2 seconds"):
-        await libiscsi.connect(f"iscsi://127.0.0.1:{port}/{TARGET}/0", login_timeout=0.2)
-    silent.close()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"iscsi://127.0.0.1:{silent.getsockname()[1]}/{TARGET}/0"
+        with pytest.raises(ConnectionFailed, match=r"within 0\.2 seconds"):
+            await libiscsi.connect(url, login_timeout=0.2)
 
 
 async def test_a_cancelled_login_leaves_nothing() -> None:
-    silent = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
-    port = silent.sockets[0].getsockname()[1]
-    work = asyncio.ensure_future(libiscsi.connect(f"iscsi://127.0.0.1:{port}/{TARGET}/0"))
-    await asyncio.sleep(0.05)
-    work.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await work
-    silent.close()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"iscsi://127.0.0.1:{silent.getsockname()[1]}/{TARGET}/0"
+        work = asyncio.ensure_future(libiscsi.connect(url))
+        await asyncio.sleep(0.05)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
