@@ -162,7 +162,7 @@ class ResourceError(IserError):
     """A named limit was reached."""
 
 
-class PoolEmpty(ResourceError):
+class PoolEmpty(ResourceError):  # noqa: N818 - a state that passes, not a fault
     """A pool has nothing left now, but will have when commands that are on their way end."""
 
 

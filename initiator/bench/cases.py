@@ -107,7 +107,7 @@ class Axes:
 _COPY_OR_NOT: Final = ("frwr", "indirect", "bounce", "bounce_pool")
 #: What the goals of the project ask for, at their own queue depth.
 _GOALS: Final = (
-    Axes(("S0", "S4", "S5", "S8"), (524288,), (8,), _COPY_OR_NOT),
+    Axes(("S0", "S4", "S5", "S8"), (65536, 524288), (8,), _COPY_OR_NOT),
     Axes(("S0",), (1 << 20,), (8,), ("frwr", RAW_TCP)),
 )
 _BOTH_SIDES: Final = Axes(("S0", "S8"), (65536,), (32,), _COPY_OR_NOT, ("local",))

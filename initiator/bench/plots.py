@@ -193,7 +193,9 @@ def _heat_map(result: Result, other: str) -> Figure | None:
     bar = figure.colorbar(image, ax=list(grid), shrink=0.9, pad=0.01)
     bar.set_ticks([0.5, 0.75, 1, 1.5, 2, 3], labels=["0.5", "0.75", "1", "1.5", "2", "3"])
     bar.ax.minorticks_off()
-    figure.suptitle(f"Throughput of indirect / {other} by shape and size of a transfer (above 1: not copying is faster)")
+    figure.suptitle(
+        f"Throughput of indirect / {other} by shape and size of a transfer (above 1: not copying is faster)"
+    )
     return figure
 
 

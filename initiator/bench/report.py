@@ -154,7 +154,10 @@ def _environment(result: Result) -> _Section:
 
 def _markdown(sections: Sequence[_Section], drawn: dict[str, str]) -> str:
     lines = ["# Benchmark of scatter-gather shapes and registration strategies", ""]
-    lines += ["Written by `iser bench`. [How it is measured](method.md); [all cases](result.csv); [the JSON](schema.md).", ""]
+    lines += [
+        "Written by `iser bench`. [How it is measured](method.md); [all cases](result.csv); [the JSON](schema.md).",
+        "",
+    ]
     for section in sections:
         lines += [f"## {section.title}", ""]
         for words in section.words:
