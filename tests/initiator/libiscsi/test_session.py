@@ -126,6 +126,32 @@ async def test_what_libiscsi_cannot_do_is_a_usage_error() -> None:
             await lun.execute(bytes(6), bytearray(8), bytes(8))
 
 
+SECRET, TARGET_SECRET = "initiator secret", "the target's secret"
+
+
+def guarded(monkeypatch: pytest.MonkeyPatch) -> Config:
+    """A target that lets in whoever proves to be alice, and proves to be us."""
+    monkeypatch.setenv("ALICE", SECRET)
+    monkeypatch.setenv("US", TARGET_SECRET)
+    acl = ({"initiator": "*", "chap": ["alice"], "mutual": "us"},)
+    chap = {"alice": {"secret_env": "ALICE"}, "us": {"secret_env": "US"}}
+    portal = {"p": {"listen": "iscsi://127.0.0.1:0"}}
+    return config(portal=portal, chap=chap, target=tuple(entry | {"acl": acl} for entry in disk()))
+
+
+async def test_chap_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    alice = {"user": "alice", "password": SECRET, "target_user": "us", "target_password": TARGET_SECRET}
+    async with opened(guarded(monkeypatch), **alice) as lun:
+        assert await lun.read(0, 1) == bytes(BLOCK)
+
+
+@pytest.mark.parametrize("who", [{}, {"user": "alice", "password": "not her secret"}])
+async def test_without_the_secret_nobody_gets_in(who: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served(guarded(monkeypatch)) as (_, url):
+        with pytest.raises(ConnectionFailed, match=r"(?i)auth"):
+            await libiscsi.connect(url, **who)
+
+
 # Giving up
 
 
@@ -231,6 +257,7 @@ async def test_closing_ends_what_is_on_its_way() -> None:
     ("url", "words"),
     [
         ("iscsi://127.0.0.1:1/{target}/0", "refused"),
+        ("iser://127.0.0.1:1/{target}/0", "127.0.0.1:1"),  # no RDMA device, or nobody there
         ("iscsi://127.0.0.1:{port}/iqn.2026-11.test:none/0", "Target not found"),
         ("iscsi://127.0.0.1:{port}/{target}/7", "no LUN 7"),
     ],

@@ -81,7 +81,9 @@ def _drop_reads(old: Any) -> Any:
 
 
 FAULTS: Final = (
-    Fault("no answer", _instead(lambda self, pdu: None), dict.fromkeys(_names(*_ALL), FAIL)),
+    Fault("no answer", _instead(lambda self, pdu: None), {
+        "tmf.abort-nothing": FAIL, "tmf.abort-task": FAIL, "tmf.lun-reset": FAIL,
+    }),
     Fault("rejected", _instead(_reject), dict.fromkeys(_names(*_ALL), WARN)),
     Fault("closes", _instead(_close), dict.fromkeys(_names("reassign", "unknown"), WARN)),
     Fault("always complete", _answer(0), {
