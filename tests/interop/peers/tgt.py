@@ -37,7 +37,8 @@ class Tgt(TargetPeer):
 
     def __init__(self, lab: Machine) -> None:
         super().__init__(lab)
-        self.options = {"initiator_name": INITIATORS[0]}
+        # With the first connection tgt registers its buffer pool, which takes long when emulated.
+        self.options = {"initiator_name": INITIATORS[0], "login_timeout": 60.0}
         self.portal = f"127.0.0.1:{lab.forward(self.port)}"
 
     def start(self) -> None:

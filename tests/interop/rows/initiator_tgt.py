@@ -15,6 +15,7 @@ from tests.interop.initiator_row import InitiatorRow
 from tests.interop.matrix import Fabric, Feature, Row
 from tests.interop.peers.tgt import Tgt
 from tests.interop.recorder import Notes, NotShown, peer_fault
+from tests.lab import Machine
 
 _TRIES: Final = 20
 _CLOSES: Final = "tgt closes the connection on this function"
@@ -63,6 +64,18 @@ class TestTgt(InitiatorRow):
         async with await tgt.connect() as lun:
             first = lun.session.login.cmd_sn
         assert (seen[-1].exp_cmd_sn, seen[-1].max_cmd_sn) == (first + 1, first)
+
+    @peer_fault("tgt 1.0.85", "a command of more than 512 KiB closes the connection; no VPD page tells the limit")
+    async def test_tgt_takes_512_kib_at_once(self, tgt: Tgt) -> None:
+        async with await tgt.connect() as lun:
+            assert lun.max_transfer == 512 << 10
+            with pytest.raises(ConnectionLost):
+                await lun.execute(cdbs.read_blocks(0, 2048), data_in=[bytearray(1 << 20)])
+
+    @peer_fault("tgt 1.0.85", "its iSER port cannot be chosen: the option is refused for an errno of something else")
+    async def test_tgt_port_option(self, lab: Machine) -> None:
+        result = await lab.arun("timeout 5 tgtd -f -C 7 --iscsi portal=127.0.0.1:3299 --iser port=3298", check=False)
+        assert "invalid port supplied" in result.out + result.err
 
     @peer_fault("tgt 1.0.85", "over iSER an initiator whose address may log in must be listed by name, too")
     async def test_tgt_wants_the_name_of_each_initiator(self, tgt: Tgt) -> None:
