@@ -46,6 +46,11 @@ class Engine(ABC):
     def high_water(self) -> dict[str, int]:
         """The most that was in use at once, by kind."""
 
+    @property
+    @abstractmethod
+    def in_use(self) -> int:
+        """What registrations hold now: 0 when nothing is on its way."""
+
     @abstractmethod
     async def close(self) -> None:
         """Disconnect."""
@@ -97,6 +102,11 @@ class LunEngine(Engine):
         planner = self.lun.link.planner
         return planner.high_water if planner else {}
 
+    @property
+    def in_use(self) -> int:
+        planner = self.lun.link.planner
+        return planner.in_use if planner else 0
+
     async def close(self) -> None:
         await self.lun.close()
 
@@ -122,6 +132,10 @@ class MultiMrEngine(Engine):
     @property
     def high_water(self) -> dict[str, int]:
         return {"page_lists": self.client.resources.page_lists.high_water}
+
+    @property
+    def in_use(self) -> int:
+        return self.client.resources.page_lists.in_use
 
     async def close(self) -> None:
         await self.client.close()

@@ -18,7 +18,7 @@ from initiator.bench.environment import describe_environment
 from initiator.bench.multi_mr import MAX_REQUESTS, MultiMrClient
 from initiator.bench.process import cpu_of, own_cpu, port_server
 from initiator.bench.result import COUNTS, Journal, Measurement, Result, Slice
-from initiator.bench.workload import VERIFIED, Workload
+from initiator.bench.workload import VERIFIED, VerificationError, Workload
 from initiator.loopback import started_target
 from initiator.url import Url
 from iser.sg import RegistrationCounters, SgList
@@ -228,6 +228,8 @@ class _Measured:
         measurement, totals, ios = self.measurement, self._totals, self._ios
         if self.engine is None:
             return
+        if self.engine.in_use:
+            raise VerificationError(f"{self.case.key}: {self.engine.in_use} regions or bytes were not given back")
         for name in COUNTS:
             if name == "target_operations":
                 value = self._operations
