@@ -347,10 +347,12 @@ class VerbsQueuePair(QueuePair):
         op = _Op(wr)
         opcode = OP_SEND_WITH_INV if wr.invalidate else OP_SEND
         flags = SEND_SIGNALED if wr.signaled else 0
-        if 0 < length <= self._inline and not self._backlog and self._credits and self._phase is _Phase.RTS:
+        # siw takes inline data of plain Sends only: any other ends the connection.
+        inline = 0 < length <= self._inline and not wr.invalidate
+        if inline and not self._backlog and self._credits and self._phase is _Phase.RTS:
             _gather(views, self._scratch.view)
             element = (self._scratch.address, length, self._scratch.lkey)
-            self._post(op, ((element,),), opcode, 0, wr.invalidate, flags | SEND_INLINE)
+            self._post(op, ((element,),), opcode, 0, 0, flags | SEND_INLINE)
             return
         if length <= COPY_SEND:
             elements: Sequence[Element] = self._copied(views, length, op.hold)
@@ -494,7 +496,7 @@ class VerbsQueuePair(QueuePair):
     def _post_wr(
         self, wr_id: int, opcode: int, elements: Sequence[Element], remote: int, rkey: int, flags: int
     ) -> None:
-        if flags & SEND_INLINE and opcode == OP_SEND:
+        if flags & SEND_INLINE:
             length = elements[0][1]
             wr = self._prebuilt.get(length)
             if wr is None:

@@ -73,6 +73,7 @@ async def test_the_key_to_invalidate_stands_where_every_driver_looks_for_it(end:
     end.qp.post_send(Send(None, (memoryview(b"x"),), invalidate=0x1234, signaled=False))
     (sent,) = end.raw.sends
     assert (sent.opcode, sent.invalidate, sent.rkey) == (OP_SEND_WITH_INV, 0x1234, 0x1234)
+    assert not sent.flags & SEND_INLINE, "siw ends the connection on such a request with inline data"
 
 
 async def test_silent_requests_are_told_complete_now_and_then_by_the_device_and_never_to_the_user(end: End) -> None:
