@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 import pytest
 
 from iser.errors import UsageError
-from iser.logs import configure_logging
+from iser.logs import configure_logging, set_levels
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +43,25 @@ def test_a_level_without_a_name_is_for_everything() -> None:
 def test_a_level_that_does_not_exist_names_the_choices(spec: str) -> None:
     with pytest.raises(UsageError, match="use debug, info, warning or error"):
         configure_logging([spec])
+
+
+def test_a_wrong_level_changes_nothing() -> None:
+    set_levels(["iser.test=error"])
+    with pytest.raises(UsageError):
+        set_levels(["iser.test=debug", "loud"])
+    assert logging.getLogger("iser.test").level == logging.ERROR
+
+
+def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(["info"], form="json")
+    logger = logging.getLogger("iser.test")
+    logger.info('who said "%s"', "two\nlines")
+    try:
+        raise ValueError("bad")
+    except ValueError:
+        logger.exception("caught")
+    plain, failed = map(json.loads, capsys.readouterr().err.splitlines())
+    assert datetime.fromisoformat(plain.pop("time")).utcoffset() == timedelta(0)
+    assert plain == {"level": "info", "logger": "iser.test", "message": 'who said "two\nlines"'}
+    assert failed["level"] == "error"
+    assert failed["exception"].endswith("ValueError: bad")

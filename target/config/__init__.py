@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from target.config.model import (
+    AdminConfig,
     Config,
     ConfigErrors,
     FaultConfig,
@@ -17,6 +18,7 @@ from target.config.model import (
 )
 
 __all__ = [
+    "AdminConfig",
     "Config",
     "ConfigErrors",
     "FaultConfig",

@@ -31,11 +31,13 @@ from target.config.values import (
     DEFAULT_MAX_BURST,
     Listen,
     check_iscsi_name,
+    parse_address,
     parse_listen,
     parse_size,
 )
 
 __all__ = [
+    "AdminConfig",
     "Config",
     "ConfigErrors",
     "FaultConfig",
@@ -164,6 +166,13 @@ class RnicConfig(_Model):
     segment: Annotated[int | str, PlainValidator(_segment)] = "auto"
 
 
+class AdminConfig(_Model):
+    """``[admin]``: the socket for ``iser-target status`` and its like, and where Prometheus gets its metrics."""
+
+    socket: Annotated[Path | None, PlainValidator(_resolve)] = None
+    metrics: Annotated[tuple[str, int] | None, PlainValidator(parse_address)] = None
+
+
 class Config(_Model):
     """The whole file."""
 
@@ -174,6 +183,7 @@ class Config(_Model):
     chap: dict[str, ChapConfig] = Field(default={}, max_length=4096)
     discovery: DiscoveryConfig = DiscoveryConfig()
     access: AccessConfig = AccessConfig()
+    admin: AdminConfig = AdminConfig()
 
 
 def load(path: str | os.PathLike[str]) -> Config:

@@ -17,6 +17,7 @@ __all__ = [
     "MAX_SIZE",
     "Listen",
     "check_iscsi_name",
+    "parse_address",
     "parse_listen",
     "parse_size",
 ]
@@ -77,6 +78,14 @@ def parse_listen(value: object) -> Listen:
     if not host:
         raise UsageError(f"{value!r} names no host; write 0.0.0.0 or [::] for every address of this machine")
     return Listen(host, _port(match["port"], value), _TRANSPORTS[match["scheme"]])
+
+
+def parse_address(value: object) -> tuple[str, int]:
+    """The host and port in ``host:port``; a host in brackets is IPv6, port 0 is any free one."""
+    match = _LISTEN.fullmatch(value) if isinstance(value, str) and not value.endswith("/") else None
+    if match is None or match["scheme"] or not match["host"] or match["port"] is None:
+        raise UsageError(f"{value!r} is no address; write 'HOST:PORT' such as '127.0.0.1:9260', IPv6 in [brackets]")
+    return match["host"].strip("[]"), _port(match["port"], value)
 
 
 def _port(text: str | None, value: object) -> int:

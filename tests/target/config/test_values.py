@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iser.errors import UsageError
-from target.config.values import MAX_SIZE, Listen, check_iscsi_name, parse_listen, parse_size
+from target.config.values import MAX_SIZE, Listen, check_iscsi_name, parse_address, parse_listen, parse_size
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,22 @@ def test_names_that_are_none(value: object, words: str) -> None:
 
 @given(st.text(max_size=40))
 def test_any_text_is_taken_or_refused_in_words(text: str) -> None:
-    for parse in (parse_size, parse_listen, check_iscsi_name):
+    for parse in (parse_size, parse_listen, parse_address, check_iscsi_name):
         try:
             parse(text)
         except UsageError as error:
             assert str(error)  # noqa: PT017 - either outcome is right
+
+
+@pytest.mark.parametrize(
+    ("value", "address"),
+    [("127.0.0.1:9260", ("127.0.0.1", 9260)), ("[::1]:0", ("::1", 0)), ("localhost:65535", ("localhost", 65535))],
+)
+def test_addresses(value: str, address: tuple[str, int]) -> None:
+    assert parse_address(value) == address
+
+
+@pytest.mark.parametrize("value", [None, 9260, "", "9260", ":9260", "127.0.0.1", "http://127.0.0.1:9260", "a:1/", "a:"])
+def test_addresses_that_are_none(value: object) -> None:
+    with pytest.raises(UsageError):
+        parse_address(value)
