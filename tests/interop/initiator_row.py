@@ -37,7 +37,7 @@ class InitiatorRow:
     """Features in the order in which they build on each other; the last ones disturb the peer."""
 
     row: ClassVar[Row]
-    #: What the peer does not offer, and who says so.
+    #: What the peer does not offer, and who says so; task management is tried all the same, and may lose the connection.
     not_offered: ClassVar[dict[Feature, str]] = {}
 
     @pytest.fixture(autouse=True)
@@ -175,11 +175,17 @@ class InitiatorRow:
     async def test_task_management_under_load(
         self, peer: TargetPeer, function: TaskManagementFunction, notes: Notes
     ) -> None:
-        self._require_offered()
         async with await peer.connect() as lun:
             load = [asyncio.ensure_future(lun.read(n * 128, 128)) for n in range(DEPTH)]
             await asyncio.sleep(0)
-            code = await lun.session.manage_tasks(function, encode_lun(peer.lun))
+            try:
+                code = await lun.session.manage_tasks(function, encode_lun(peer.lun))
+            except ConnectionLost:
+                await asyncio.gather(*load, return_exceptions=True)
+                if self.reason is None:
+                    raise
+                await self._works_again(peer)
+                raise NotOffered(self.reason) from None
             outcomes = await asyncio.gather(*load, return_exceptions=True)
             if code in _REFUSALS:
                 raise NotOffered(f"the peer answers {TaskManagementResponseCode(code).name}")

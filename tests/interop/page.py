@@ -22,8 +22,9 @@ def render(matrix: Matrix, versions: Mapping[str, str], seconds: float) -> str:
     lines = [
         "# Interoperability",
         "",
-        "Written by `make interop`.  Each cell has been run, in the virtual machine that `tests/lab/` boots; it is",
-        "emulated, so nothing here says how fast anything is.",
+        "Written by `make interop`.  Each `pass` and `fail` has been run, most of them in the virtual machine that",
+        "`tests/lab/` boots; it is emulated, so nothing here says how fast anything is.  `not offered` is either what",
+        "the peer answered or, where the note says so, read in its source and not run.",
         "",
         *(f"* {name}: {value}" for name, value in versions.items()),
         f"* This run: {seconds / 60:.1f} minutes; {_counts(matrix)}",
