@@ -37,7 +37,7 @@ class InitiatorRow:
     """Features in the order in which they build on each other; the last ones disturb the peer."""
 
     row: ClassVar[Row]
-    #: What the peer does not offer, and who says so; task management is tried all the same, and may lose the connection.
+    #: What the peer does not offer, and who says so; task management is tried anyway, and may lose the connection.
     not_offered: ClassVar[dict[Feature, str]] = {}
 
     @pytest.fixture(autouse=True)

@@ -18,7 +18,8 @@ __all__ = ["TOOLS", "download", "install", "kernel_release", "missing", "require
 TOOLS: Final = (
     "busybox-static", "cpio", "e2fsprogs", "fio", "gcc", "ibverbs-providers", "ibverbs-utils", "iproute2", "kmod",
     "libiscsi-bin", "libiscsi7", "make", "open-iscsi", "python3", "python3-cffi", "python3-pyverbs", "python3-venv",
-    "qemu-block-extra", "qemu-system-x86", "qemu-utils", "rdma-core", "rdmacm-utils", "tgt", "util-linux", "xfsprogs", "xz-utils",
+    "qemu-block-extra", "qemu-system-x86", "qemu-utils", "rdma-core", "rdmacm-utils", "tgt", "util-linux",
+    "xfsprogs", "xz-utils",
 )  # fmt: skip
 _META: Final = "linux-image-amd64"  # depends on the newest kernel
 _SECONDS: Final = 900.0  # for one run of the package manager
