@@ -117,12 +117,17 @@ class Execution:
         self._answer(task, unit.check(_WRONG_AMOUNT), 0)
 
     def abort(self, task: Task) -> None:
-        """End a task without a response, now or as soon as its memory is no longer in use."""
+        """End a task without a response, now or as soon as its memory is no longer in use.
+
+        A read whose backend is slow, or stuck, has ended for everybody else: it moves and changes nothing any more.
+        """
         task.aborted = task.scsi.aborted = True  # a plan that runs for long looks at the latter
         if task.waiting is not None:
             task.waiting.cancel()
         if not task.busy:
             self._end(task)
+        elif type(task.plan) is ReadMedia:
+            self._tell(task)
 
     def connection_lost(self) -> None:
         """The queue pair is flushed: nothing moves any more."""
@@ -310,10 +315,13 @@ class Execution:
 
     def _end(self, task: Task) -> None:
         """An aborted task's last breath."""
+        self._release(task)
+        self._tell(task)
+
+    def _tell(self, task: Task) -> None:
         if task.ended:
             return
         task.ended = True
-        self._release(task)
         waiters, task.waiters = task.waiters, None
         for waiter in waiters or ():
             waiter()

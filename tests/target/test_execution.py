@@ -361,6 +361,21 @@ async def test_a_task_that_waits_for_staging_is_aborted_at_once() -> None:
         assert server.staging.in_use == 0
 
 
+async def test_an_aborted_read_does_not_wait_for_a_stuck_backend_whose_memory_it_keeps() -> None:
+    """The kernel's initiator gives up on an ABORT TASK after some seconds, and then on the session."""
+    stuck = disk({"on": "read", "action": "delay", "seconds": 0.4})
+    async with serving(config(target=stuck)) as (server, port), served(port) as peer:
+        itt = peer.send_command(read_blocks(0, 8), read=bytearray(4096))
+        await peer.silence(0.02)
+        function = abort(peer, itt)
+        answer = await asyncio.wait_for(peer.expect(TaskManagementResponse), 0.2)
+        assert (answer.itt, answer.response) == (function, 0)
+        peer.datamover.deallocate_task_resources(itt)
+        assert server.staging.in_use == 4096
+        await until(lambda: server.staging.in_use == 0)
+        await peer.silence(0)
+
+
 async def test_an_aborted_task_keeps_its_memory_until_the_backend_is_done_with_it() -> None:
     slow = disk({"on": "write", **SLOW})
     async with serving(config(target=slow)) as (server, port), served(port) as peer:
