@@ -12,6 +12,7 @@ from typing import Any, Final
 from initiator.conformance.case import Failure, Skipped
 from initiator.conformance.probe import PATIENCE, QUIET, Answer, Probe
 from initiator.conformance.talk import Talk
+from initiator.establish import settle_time
 from initiator.options import ConnectOptions
 from initiator.url import Portal
 from iser.datamover.cm import build_private_data, invalidation_offered
@@ -119,12 +120,16 @@ class Site:
 
     @asynccontextmanager
     async def session(
-        self, wishes: Wishes | None = None, *, private_data: bytes | None = None, **changes: Any
+        self, wishes: Wishes | None = None, *, private_data: bytes | None = None, settled: bool = True, **changes: Any
     ) -> AsyncIterator[Session]:
-        """A normal session, its unit attentions taken; ``changes`` are fields of InitiatorLoginConfig."""
+        """A normal session, its unit attentions taken; ``changes`` are fields of InitiatorLoginConfig.
+
+        Without ``settled`` the first command follows the login at once, whatever the target is known to need.
+        """
         async with self.connected(private_data=private_data) as session:
             await self._log_in(session, wishes, {"target_name": self.target} | changes)
-            await asyncio.sleep(self.settle if self.writes else 0)
+            if settled:
+                await self._settle(session)
             await self.clear_attentions(session)
             yield session
 
@@ -133,7 +138,14 @@ class Site:
         """A discovery session."""
         async with self.connected() as session:
             await self._log_in(session, None, {"discovery": True} | changes)
+            await self._settle(session)
             yield session
+
+    async def _settle(self, session: Session) -> None:
+        """Wait as long as we were told to before writes, and as a target with a window of one command needs (tgt)."""
+        login = session.result
+        known = settle_time(login) if login.max_cmd_sn == login.cmd_sn else 0.0
+        await asyncio.sleep(max(known, self.settle if self.writes else 0.0))
 
     async def _log_in(self, session: Session, wishes: Wishes | None, changes: dict[str, Any]) -> None:
         who: dict[str, Any] = {"initiator_name": self.initiator_name, "isid": new_isid(), "wishes": wishes or Wishes()}

@@ -174,6 +174,11 @@ async def _status_after_refusal(site: Site) -> None:
             raise Unusual("the target leaves a connection open whose login it refused")
 
 
+async def _ready(site: Site) -> None:
+    async with site.session(settled=False) as session:
+        await session.alive()
+
+
 async def _many(site: Site) -> None:
     seen: set[int] = set()
     for _ in range(8):
@@ -210,6 +215,7 @@ CASES: Final = (
     Case("second-connection", "no second connection with MaxConnections=1", "RFC 7143 13.2", _second_connection),
     Case("reinstatement", "the same nexus with TSIH 0 ends its old session", "RFC 7143 6.3.5", _reinstatement),
     Case("parallel", "another ISID is another session", "RFC 7143 4.4.3", _parallel),
+    Case("ready", "a command right behind the final response", "RFC 7143 6.3.4", _ready),
     Case("many", "logins and ends, one after the other", "RFC 7143 6.3", _many),
     Case("session-type", "an unknown SessionType is refused", "RFC 7143 13.21", _session_type),
     Case("auth-method", "an unknown AuthMethod alone is refused", "RFC 7143 12.1", _auth_method),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 import pytest
@@ -14,6 +15,7 @@ from iser.login.text import decode_text
 from iser.pdu import NopIn, NopOut, Pdu, Stage
 from target.connection import Connection
 from target.registry import Registry
+from target.session import Session
 from tests.initiator.conformance.bad import FAIL, WARN, Fault, both, check, wrap
 from tests.target.peer import TARGET
 
@@ -119,7 +121,22 @@ def _no_flags(old: Any) -> Any:
 
 _ALL: Final = dict(offers()) | {"InitiatorName": "iqn.2026-11.test:any", "TargetName": TARGET}
 
+
+def _not_ready(old: Any) -> Any:
+    """A session that takes commands only some time after it said so."""
+
+    def notify(self: Session, pdu: Pdu) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self.__dict__.setdefault("_began", now) < 0.03:
+            self.close("too early")
+        else:
+            old(self, pdu)
+
+    return notify
+
+
 FAULTS: Final = (
+    Fault("not ready when it says so", wrap(Session, "control_notify", _not_ready), {"login.ready": FAIL}),
     Fault("CSG and C mean nothing", wrap(target_login, "login_flags", _no_flags), {
         "login.reserved-stage": FAIL, "login.transit-and-continue": FAIL,
     }),
