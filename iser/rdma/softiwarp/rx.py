@@ -50,7 +50,8 @@ STAGING_SIZE: Final = 256 << 10
 RECV_SIZE: Final = 64 << 10  # bytes asked for at once when nothing is received in place
 STEER_MIN: Final = 16 << 10  # missing payload from which receiving in place pays
 STEER_PIECES: Final = 512  # views handed out at once for one payload
-_TAIL_LAST: Final = 8 << 10  # staging after the last segment: CRC field and the Sends that are likely to follow
+_LARGE_FOR: Final = 4  # small FPDUs after a large one until much is staged at once again
+_TAIL_LAST: Final = 1 << 10  # staging after the last segment: CRC field and the Sends that are likely to follow
 
 _TO_SPACE: Final = 1 << 64
 _ULPDU: Final = 2  # the length field
@@ -137,7 +138,7 @@ class Receiver:
         self._view = memoryview(self._buf)
         self._first = self._view
         self._pos = self._end = 0  # the staged bytes not yet parsed
-        # Above 0 when the last tagged payloads were to be received in place, but for the short end of a long one.
+        # Above 0 for some FPDUs after a payload to receive in place: more of its kind are likely to follow.
         self._large = 0
         self.has_heard = False
         # The untagged message being received.
@@ -317,6 +318,8 @@ class Receiver:
                     raise TerminateError("an FPDU from the peer has a wrong CRC", *fault.CRC)
                 if kind in _SENDS:
                     self._send(pos, kind)
+                    if self._large:
+                        self._large -= 1
                 elif kind == OP_WRITE and ulpdu > TAGGED_HEADER:
                     length = ulpdu - TAGGED_HEADER
                     region = regions.get(stag >> 8)
@@ -329,7 +332,7 @@ class Receiver:
                     else:
                         _scatter(region.slices(offset, length), view, data)
                     if length >= STEER_MIN:
-                        self._large = 2
+                        self._large = _LARGE_FOR
                     elif self._large:
                         self._large -= 1
                     if control & CTRL_LAST:
@@ -383,7 +386,7 @@ class Receiver:
         self._crc_pieces = list(pieces) if self.crc else []
         self._dst = pieces
         self._left = length
-        self._large = 2
+        self._large = _LARGE_FOR
         have = self._end - data
         while have:
             piece = pieces[0]
