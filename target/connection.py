@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import time
 from typing import Final
 
 from iser.errors import ConnectionLost, IserError, PduError
@@ -47,7 +48,10 @@ class ConnectionSettings:
 
 
 class Connection:
-    """The datamover's user, and the owner of the session on it.  Run :meth:`serve` once."""
+    """The datamover's user, and the owner of the session on it.  Run :meth:`serve` once.
+
+    ``portal`` is the name of the one that it came in by; ``began`` is in seconds since 1970.
+    """
 
     def __init__(
         self,
@@ -66,6 +70,10 @@ class Connection:
         self._asked: AdmissionRequest | None = None
         self._grant: Grant | None = None
         self._incoming = incoming
+        self.transport = incoming.transport
+        self.remote = incoming.remote
+        self.portal = incoming.place.name
+        self.began = time()
         self._datamover = incoming.datamover(self)
         self._login = TargetLogin(
             TargetLoginConfig(
@@ -106,12 +114,28 @@ class Connection:
     def drop(self, why: str) -> None:
         """End a connection that has not logged in yet, at once."""
         if not self.session and not self._ended.is_set():
+            self._registry.counters.refused["crowded"] += 1
             self._datamover.abort(ConnectionLost(why))
 
     @property
     def idle(self) -> bool:
         """True when no task is running."""
         return not (self.session and self.session.tasks)
+
+    @property
+    def ending(self) -> bool:
+        """Whether the connection is over but for what it has to give back."""
+        return self._ended.is_set()
+
+    @property
+    def admitted(self) -> bool:
+        """Whether a rule has let the initiator try to log in."""
+        return self._grant is not None
+
+    @property
+    def user(self) -> str | None:
+        """Who the initiator proved to be."""
+        return self._grant.user if self._grant else None
 
     # What the login asks
 
@@ -166,7 +190,9 @@ class Connection:
             if not self._ended.is_set():
                 done(code)
 
-        self._registry.targets[session.login.target_name].tasks.manage(session, bhs, answer)
+        target = self._registry.targets.get(session.login.target_name)
+        if target is not None:  # or the session is about to end, its target is gone
+            target.tasks.manage(session, bhs, answer)
 
     def close(self, session: Session, why: str) -> None:
         """See :class:`SessionOwner`."""
@@ -184,7 +210,9 @@ class Connection:
         self._datamover.send_control(response)
         if login.failure:
             audit_denied(self._asked, self._grant, display(self._incoming.remote), login.failure)
-            self.end(f"login refused: {login.failure}")
+            error = login.failure
+            self._registry.counters.refused[f"{error.status_class:02x}{error.status_detail:02x}"] += 1
+            self.end(f"login refused: {error}")
 
     def _begin_session(self, response: Pdu) -> None:
         result, datamover = self._login.result, self._datamover
@@ -210,6 +238,7 @@ class Connection:
         session = Session(self, result, datamover, execution if target else None, text, settings.queue_depth)
         self.session = session
         self._entered()
+        self._registry.counters.logins += 1
         audit_allowed(asked, grant, display(self._incoming.remote))
         old = self._registry.enter(session, nexus)
         datamover.send_control(response)
@@ -229,6 +258,7 @@ class Connection:
 
     def _login_overdue(self) -> None:
         if self.session is None:
+            self._registry.counters.refused["timeout"] += 1
             self._datamover.abort(ConnectionLost(f"no login within {self._settings.login_timeout:g} seconds"))
 
     async def _clean_up(self) -> None:
@@ -244,6 +274,7 @@ class Connection:
         self._registry.leave(session)
         if session.execution:
             await session.execution.idle()
+        self._registry.counters.session_over(session.login.target_name, self.transport, session.counters)
 
 
 def _data_receives(params: NegotiatedParameters, queue_depth: int) -> int:

@@ -15,23 +15,23 @@ class Numbering:
     The window is ``depth`` commands that have come and not ended, so MaxCmdSN moves when one ends; it never goes back.
     """
 
-    __slots__ = ("_depth", "_open", "exp_cmd_sn", "stat_sn")
+    __slots__ = ("_open", "depth", "exp_cmd_sn", "stat_sn")
 
     def __init__(self, cmd_sn: int, stat_sn: int, depth: int) -> None:
         self.exp_cmd_sn = cmd_sn
         self.stat_sn = stat_sn
-        self._depth = depth
+        self.depth = depth
         self._open = 0
 
     @property
     def max_cmd_sn(self) -> int:
         """The last CmdSN that the initiator may use."""
-        return (self.exp_cmd_sn + self._depth - 1 - self._open) & _MASK
+        return (self.exp_cmd_sn + self.depth - 1 - self._open) & _MASK
 
     @property
     def room(self) -> bool:
         """True when the window is open."""
-        return self._open < self._depth
+        return self._open < self.depth
 
     def next_stat_sn(self) -> int:
         """The number of the response being built."""

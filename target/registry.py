@@ -17,6 +17,7 @@ from iser.login import (
     login_error,
 )
 from target.access import AccessPolicy, Grant, Rule
+from target.counters import TargetCounters
 from target.management import TaskManager
 from target.mapped import MappedDevice
 from target.scsi import Nexus, TargetDevice
@@ -43,7 +44,7 @@ class ServedTarget:
     device: TargetDevice
     alias: str = ""
     portals: frozenset[str] = frozenset()
-    views: dict[str, TargetDevice] = field(default_factory=dict)
+    views: dict[frozenset[tuple[int, int]], TargetDevice] = field(default_factory=dict)
     sessions: dict[Session, Nexus] = field(default_factory=dict)
     tasks: TaskManager = field(init=False)
 
@@ -63,9 +64,16 @@ class ServedTarget:
         """The device as an initiator sees it that ``rule`` let in."""
         if rule.luns is None:
             return self.device
-        if rule.name not in self.views:
-            self.views[rule.name] = MappedDevice(self.device, rule.luns)
-        return self.views[rule.name]
+        shown = frozenset(rule.luns.items())
+        if shown not in self.views:
+            self.views[shown] = MappedDevice(self.device, rule.luns)
+        return self.views[shown]
+
+    def renew(self, device: TargetDevice, alias: str, portals: frozenset[str]) -> None:
+        """Be served differently from now on; the sessions have to be moved to their :meth:`view` at once."""
+        self.device, self.alias, self.portals = device, alias, portals
+        self.views.clear()
+        self.tasks = TaskManager(device, self.sessions)
 
 
 class Registry:
@@ -80,12 +88,21 @@ class Registry:
     ) -> None:
         self.targets = {target.name: target for target in targets}
         self.sessions: dict[int, Session] = {}
+        self.counters = TargetCounters()
         self.draining = False
         self._max_sessions = max_sessions
         self._policy = policy or AccessPolicy()
         self._per_initiator = per_initiator
         self._reserved: set[int] = set()
         self._last_tsih = 0
+
+    def renew(
+        self, targets: Sequence[ServedTarget], max_sessions: int, policy: AccessPolicy, per_initiator: int
+    ) -> None:
+        """Serve others, to others, from now on; sessions stay, and whoever calls ends those that must not."""
+        self.targets.clear()
+        self.targets.update((target.name, target) for target in targets)
+        self._max_sessions, self._policy, self._per_initiator = max_sessions, policy, per_initiator
 
     def admit(self, request: AdmissionRequest, place: Place) -> Grant:
         """See :class:`TargetDirectory`; ``place`` is where the initiator knocks."""

@@ -21,6 +21,7 @@ from target.config.access import build_policy
 from target.config.build import build_device
 from target.config.values import Listen
 from target.connection import Connection, ConnectionSettings
+from target.counters import LunCounters, LunKey
 from target.registry import Place, Registry, ServedTarget
 from target.staging import StagingPool
 from target.transport import MAX_DATA_RECEIVES, Incoming, IserIncoming, TcpIncoming
@@ -40,7 +41,7 @@ class TargetServer:
         limits = config.limits
         self._config = config
         self._targets = targets
-        self._registry = Registry(targets, limits.max_sessions, policy, limits.max_sessions_per_initiator)
+        self.registry = Registry(targets, limits.max_sessions, policy, limits.max_sessions_per_initiator)
         self.staging = StagingPool()
         self._connections: dict[Connection, asyncio.Task[None] | None] = {}
         self._logins: dict[Connection, None] = {}  # those without a session, oldest first
@@ -88,13 +89,28 @@ class TargetServer:
         return [Listen(*listener.address, transport) for _, transport, listener in self._listeners]
 
     @property
+    def connections(self) -> list[Connection]:
+        """Those that are open, logged in or not."""
+        return list(self._connections)
+
+    @property
     def sessions(self) -> int:
         """Sessions logged in now."""
-        return len(self._registry.sessions)
+        return len(self.registry.sessions)
+
+    def lun_counters(self) -> dict[LunKey, LunCounters]:
+        """What each LUN has done since the start, over each transport; a copy."""
+        total = {key: counters.copy() for key, counters in self.registry.counters.ended.items()}
+        for connection in self._connections:
+            if connection.session:
+                target = connection.session.login.target_name
+                for lun, counters in connection.session.counters.items():
+                    total.setdefault(LunKey(target, lun, connection.transport), LunCounters()).add(counters)
+        return total
 
     async def close(self, drain: float = DRAIN_TIMEOUT) -> None:
         """Take no more logins, give running commands ``drain`` seconds to end, end the sessions, close the backends."""
-        self._registry.draining = True
+        self.registry.draining = True
         for _, _, listener in self._listeners:
             await listener.close()
         await self._drain(drain)
@@ -146,13 +162,14 @@ class TargetServer:
             del self._logins[oldest]
             oldest.drop(f"there are more than {limits.max_logins} connections without a login")
         full = len(self._connections) >= limits.max_sessions + limits.max_logins + MAX_CLOSING
-        if full or self._registry.draining:
+        if full or self.registry.draining:
             why = "too many connections" if full else "the target is shutting down"
             log.warning("refusing %s: %s", display(incoming.remote), why)
+            self.registry.counters.refused["full"] += 1
             await incoming.reject()
             return
         connection = Connection(
-            self._registry,
+            self.registry,
             self.staging,
             self._settings,
             self._places,

@@ -36,6 +36,8 @@ from iser.pdu import (
 )
 from iser.pdu.const import LogoutReason, LogoutResponseCode, RejectReason
 from iser.scsi.const import Status
+from iser.scsi.lun import decode_lun
+from target.counters import LunCounters
 from target.execution import Execution
 from target.numbering import Numbering
 from target.scsi import Done, LogicalUnit
@@ -75,6 +77,8 @@ class Session:
         self.name = datamover.name
         self.tasks: dict[int, Task] = {}
         self.ending: set[Task] = set()  # aborted, but their memory is still in use
+        self.counters: dict[int | None, LunCounters] = {}  # by LUN number; None is for LUNs that are not there
+        self._counters: dict[int, LunCounters] = {}  # the same by LUN field, of which a number may have two
         self._owner = owner
         self._datamover = datamover
         self._text = text
@@ -236,6 +240,8 @@ class Session:
         if self.tasks.pop(bhs.itt, None) is not None and task.unsolicited:
             self._drain(task)
         self._end(bhs)
+        counters = self._counters.get(bhs.lun) or self._count(bhs.lun)
+        counters.finished(task.started, done.status, min(length, edtl), bool(bhs.flags & COMMAND_WRITE))
         numbers = self._numbers
         sense = done.sense
         response = ScsiResponse(
@@ -255,6 +261,19 @@ class Session:
             residual,
         )
         self._datamover.send_control(Pdu(response, len(sense).to_bytes(2, "big") + sense if sense else b""))
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """The commands that the session may have outstanding, and how many more the initiator may send now."""
+        numbers = self._numbers
+        return numbers.depth, (numbers.max_cmd_sn - numbers.exp_cmd_sn + 1) & 0xFFFFFFFF
+
+    def _count(self, field: int) -> LunCounters:
+        """The counters of a LUN field.  Those that name no unit share one, or a peer could make us keep many."""
+        if self.unit(field) is None:
+            return self.counters.setdefault(None, LunCounters())
+        counters = self._counters[field] = self.counters.setdefault(decode_lun(field), LunCounters())
+        return counters
 
     def unit(self, lun: int) -> LogicalUnit | None:
         """The logical unit that a LUN field means in this session."""
@@ -284,6 +303,7 @@ class Session:
         if ours:
             del self.tasks[itt]
             self._end(task.bhs)
+            self._count(task.bhs.lun).aborted += 1
             if task.unsolicited:
                 self._drain(task)
         assert self.execution

@@ -20,17 +20,22 @@ class StagingPool:
     """
 
     def __init__(self, limit: int = DEFAULT_STAGING) -> None:
-        self._limit = limit
+        self.limit = limit
         self._free: dict[int, list[memoryview]] = {}
         self._idle = 0
         self._waiting: deque[tuple[int, asyncio.Future[memoryview]]] = deque()
         self.in_use = 0
         self.high_water = 0
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for a buffer."""
+        return len(self._waiting)
+
     def try_take(self, length: int) -> memoryview | None:
         """At least ``length`` bytes, or None when one would have to wait."""
         size = max(4096, 1 << (length - 1).bit_length())
-        if self._waiting or (self.in_use and self.in_use + size > self._limit):
+        if self._waiting or (self.in_use and self.in_use + size > self.limit):
             return None
         return self._grant(size)
 
@@ -65,7 +70,7 @@ class StagingPool:
         """Give those who wait what there is, in order."""
         while self._waiting:
             wanted, future = self._waiting[0]
-            if self.in_use and self.in_use + wanted > self._limit:
+            if self.in_use and self.in_use + wanted > self.limit:
                 return
             self._waiting.popleft()
             if not future.done():

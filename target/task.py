@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from time import perf_counter_ns
 
 from iser.pdu import ScsiCommand
 from target.scsi import Plan, ScsiTask
@@ -18,6 +19,7 @@ class Task:
     still sends without being asked, ``received`` those that it has sent; ``early`` holds them while there is no sink.
     ``moving`` is true while the RNIC reads into ``sink``; ``running`` counts the coroutines that work for the task.
     Until both are over its memory must stay.  ``waiting`` is a coroutine that uses none yet and may be cancelled.
+    ``started`` is of the clock perf_counter_ns.
     """
 
     __slots__ = (
@@ -33,6 +35,7 @@ class Task:
         "scsi",
         "sink",
         "staging",
+        "started",
         "unsolicited",
         "waiters",
         "waiting",
@@ -40,6 +43,7 @@ class Task:
     )
 
     def __init__(self, bhs: ScsiCommand, scsi: ScsiTask, plan: Plan, unsolicited: int) -> None:
+        self.started = perf_counter_ns()
         self.bhs = bhs
         self.scsi = scsi
         self.plan = plan

@@ -126,11 +126,11 @@ def test_any_text_is_taken_or_refused_in_words(text: str) -> None:
     ("value", "address"),
     [("127.0.0.1:9260", ("127.0.0.1", 9260)), ("[::1]:0", ("::1", 0)), ("localhost:65535", ("localhost", 65535))],
 )
-def test_addresses(value: str, address: tuple[str, int]) -> None:
+def test_plain_addresses(value: str, address: tuple[str, int]) -> None:
     assert parse_address(value) == address
 
 
 @pytest.mark.parametrize("value", [None, 9260, "", "9260", ":9260", "127.0.0.1", "http://127.0.0.1:9260", "a:1/", "a:"])
-def test_addresses_that_are_none(value: object) -> None:
+def test_plain_addresses_that_are_none(value: object) -> None:
     with pytest.raises(UsageError):
         parse_address(value)
