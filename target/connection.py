@@ -25,6 +25,7 @@ from iser.pdu import Pdu, TaskManagementRequest
 from target.access import Grant, audit_allowed, audit_denied
 from target.execution import Execution
 from target.registry import Place, Registry
+from target.scsi import LogicalUnit
 from target.session import Session
 from target.staging import StagingPool
 from target.transport import MAX_DATA_RECEIVES, Incoming
@@ -193,6 +194,12 @@ class Connection:
         target = self._registry.targets.get(session.login.target_name)
         if target is not None:  # or the session is about to end, its target is gone
             target.tasks.manage(session, bhs, answer)
+
+    def number_of(self, session: Session, unit: LogicalUnit) -> int | None:
+        """See :class:`SessionOwner`."""
+        target = self._registry.targets.get(session.login.target_name)
+        luns = target.device.luns if target else {}
+        return next((number for number, each in luns.items() if each is unit), None)
 
     def close(self, session: Session, why: str) -> None:
         """See :class:`SessionOwner`."""

@@ -15,7 +15,7 @@ LATENCY_SLOTS: Final = 64
 
 
 class LunKey(NamedTuple):
-    """A LUN by its number as initiators see it (None: commands to no LUN of ours), over one transport."""
+    """A LUN by its own number, whatever initiators see it as, over one transport; None is for LUNs not there."""
 
     target: str
     lun: int | None

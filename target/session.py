@@ -36,7 +36,6 @@ from iser.pdu import (
 )
 from iser.pdu.const import LogoutReason, LogoutResponseCode, RejectReason
 from iser.scsi.const import Status
-from iser.scsi.lun import decode_lun
 from target.counters import LunCounters
 from target.execution import Execution
 from target.numbering import Numbering
@@ -56,6 +55,9 @@ class SessionOwner(Protocol):
 
     def manage_tasks(self, session: Session, bhs: TaskManagementRequest, done: Callable[[int], None]) -> None:
         """Carry out a task management function; ``done`` gets the response code when all its effects are over."""
+
+    def number_of(self, session: Session, unit: LogicalUnit) -> int | None:
+        """The LUN number that the target itself has for ``unit``, whatever the session sees it as."""
 
     def close(self, session: Session, why: str) -> None:
         """End the connection behind what is queued; the session gets no more PDUs."""
@@ -77,7 +79,7 @@ class Session:
         self.name = datamover.name
         self.tasks: dict[int, Task] = {}
         self.ending: set[Task] = set()  # aborted, but their memory is still in use
-        self.counters: dict[int | None, LunCounters] = {}  # by LUN number; None is for LUNs that are not there
+        self.counters: dict[int | None, LunCounters] = {}  # by our LUN number; None is for LUNs that are not there
         self._counters: dict[int, LunCounters] = {}  # the same by LUN field, of which a number may have two
         self._owner = owner
         self._datamover = datamover
@@ -270,9 +272,11 @@ class Session:
 
     def _count(self, field: int) -> LunCounters:
         """The counters of a LUN field.  Those that name no unit share one, or a peer could make us keep many."""
-        if self.unit(field) is None:
+        unit = self.unit(field)
+        if unit is None:
             return self.counters.setdefault(None, LunCounters())
-        counters = self._counters[field] = self.counters.setdefault(decode_lun(field), LunCounters())
+        counters = self.counters.setdefault(self._owner.number_of(self, unit), LunCounters())
+        self._counters[field] = counters
         return counters
 
     def unit(self, lun: int) -> LogicalUnit | None:

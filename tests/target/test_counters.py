@@ -60,6 +60,13 @@ async def test_both_forms_of_a_lun_are_one_and_luns_that_are_not_there_are_one()
         assert len(server.lun_counters()) == 2
 
 
+async def test_a_lun_that_a_rule_renames_is_counted_under_its_own_number() -> None:
+    target = disk(luns=3)
+    target[0]["acl"] = ({"initiator": "*", "luns": {"0": 2}},)
+    async with serving(config(target=target)) as (server, port), served(port):
+        assert list(server.lun_counters()) == [LunKey(TARGET, 2, "iser")]
+
+
 async def test_an_aborted_command_is_counted_as_that() -> None:
     slow = {"on": "read", "action": "delay", "seconds": 0.2}
     async with serving(config(target=disk(slow))) as (server, port):
