@@ -87,6 +87,16 @@ class AccessPolicy:
             )
         return Grant(portal_group_tag=tag, target_alias=alias, auth=rule.auth(self.algorithms), rule=rule)
 
+    def keeps(self, target: str, initiator: str, user: str | None) -> Rule | None:
+        """The rule that a session goes on under which began under other rules; None for one that has to end.
+
+        ``user`` is who the initiator proved to be.  That its secret is another now does not end a session.
+        """
+        rule = decide(self.targets.get(target, ()), initiator)
+        if rule is None or not rule.allow:
+            return None
+        return rule if not rule.users or any(known.name == user for known in rule.users) else None
+
     def shows(self, target: str, initiator: str) -> bool:
         """Whether discovery tells ``initiator`` of ``target``: not of one that would not let it in."""
         rule = decide(self.targets.get(target, ()), initiator)

@@ -14,6 +14,7 @@ from iser.pdu import COMMAND_ATTRIBUTE_MASK, COMMAND_READ, COMMAND_WRITE, FINAL,
 from iser.pdu.const import RejectReason
 from iser.scsi.codes import SenseCode
 from iser.scsi.const import SenseKey, Status
+from iser.scsi.sense import build_sense
 from iser.sg import scatter, slice_views
 from target.scsi import GOOD, Async, Done, LogicalUnit, Nexus, ReadMedia, ScsiTask, TargetDevice, WriteMedia
 from target.staging import StagingPool
@@ -55,6 +56,11 @@ class Execution:
     def unit(self, lun: int) -> LogicalUnit | None:
         """The logical unit that a LUN field means to this session's initiator."""
         return self._device.unit(lun)
+
+    def move(self, device: TargetDevice) -> None:
+        """Go on with ``device``; what runs ends on the units that it began on."""
+        device.take_over(self._nexus, self._device)
+        self._device = device
 
     def start(self, pdu: Pdu, bhs: ScsiCommand) -> Task:
         """Begin a command; it may be finished on return.  Raises PduError for one that breaks the session's rules."""
@@ -113,8 +119,8 @@ class Execution:
         task = self._reads.pop(sn)
         task.moving = False
         unit = self._device.unit(task.bhs.lun)
-        assert unit is not None  # or the command had not come so far
-        self._answer(task, unit.check(_WRONG_AMOUNT), 0)
+        descriptor = unit is not None and unit.descriptor_sense  # it may be gone since the command came
+        self._answer(task, Done(Status.CHECK_CONDITION, build_sense(_WRONG_AMOUNT, descriptor=descriptor)), 0)
 
     def abort(self, task: Task) -> None:
         """End a task without a response, now or as soon as its memory is no longer in use.

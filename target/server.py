@@ -6,23 +6,23 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from functools import partial
-from typing import Final, Literal, cast
+from typing import Final
 
 from iser.errors import BackendError, IserError, UsageError
-from iser.login import LOGIN_DATA_LENGTH, TargetAddress, Transport, Wishes
-from iser.net import TcpListener, display
-from iser.rdma.api import ConnectRequest, Listener, Provider
-from iser.rdma.choose import make_provider
-from iser.rdma.softiwarp import SoftIwarpOptions
+from iser.login import LOGIN_DATA_LENGTH, TargetAddress, Wishes
+from iser.net import display
+from iser.rdma.api import ConnectRequest, Provider
 from target.access import AccessPolicy
 from target.config import Config, LimitsConfig
 from target.config.access import build_policy
 from target.config.build import build_device
+from target.config.diff import Change
 from target.config.values import Listen
 from target.connection import Connection, ConnectionSettings
 from target.counters import LunCounters, LunKey
+from target.portal import Portal, PortalUser
 from target.registry import Place, Registry, ServedTarget
+from target.reload import apply
 from target.staging import StagingPool
 from target.transport import MAX_DATA_RECEIVES, Incoming, IserIncoming, TcpIncoming
 
@@ -39,40 +39,27 @@ class TargetServer:
 
     def __init__(self, config: Config, policy: AccessPolicy, targets: list[ServedTarget]) -> None:
         limits = config.limits
-        self._config = config
+        self.config = config
         self._targets = targets
         self.registry = Registry(targets, limits.max_sessions, policy, limits.max_sessions_per_initiator)
         self.staging = StagingPool()
         self._connections: dict[Connection, asyncio.Task[None] | None] = {}
         self._logins: dict[Connection, None] = {}  # those without a session, oldest first
-        self._listeners: list[tuple[str, Transport, Listener | TcpListener]] = []
+        self.open_portals: dict[str, Portal] = {}
+        self._provider: Provider | None = None
+        self._changing = asyncio.Lock()
         self._accepting: set[asyncio.Task[None]] = set()
-        self._settings = ConnectionSettings(
-            queue_depth=limits.queue_depth,
-            login_timeout=limits.login_timeout,
-            wishes=Wishes(
-                initial_r2t=limits.initial_r2t,
-                immediate_data=limits.immediate_data,
-                first_burst_length=_first_burst(limits),
-                max_burst_length=limits.max_burst_length,
-            ),
-        )
+        self._settings = _settings(limits)
 
     @classmethod
     async def start(cls, config: Config, provider: Provider | None = None) -> TargetServer:
         """Open the backends and listen.  Raises UsageError, BackendError, ConnectionFailed, with nothing left open."""
         policy = build_policy(config)
         self = cls(config, policy, await _open_targets(config))
+        self._provider = provider
         try:
-            for name, portal in config.portal.items():
-                host, port, transport = portal.listen
-                listener: Listener | TcpListener
-                if transport == "tcp":
-                    listener = await TcpListener.open(host, port, partial(self._tcp_connection, name))
-                else:
-                    used = provider or await _provider(config, host)
-                    listener = await used.listen(host, port, partial(self._connect_request, name))
-                self._listeners.append((name, transport, listener))
+            for name in config.portal:
+                self.open_portals[name] = await self.open_portal(config, name)
         except IserError:
             await self.close()
             raise
@@ -81,12 +68,12 @@ class TargetServer:
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """The portals, as bound."""
-        return [listener.address for _, _, listener in self._listeners]
+        return [(portal.bound.host, portal.bound.port) for portal in self.open_portals.values()]
 
     @property
     def portals(self) -> list[Listen]:
         """The portals, as bound, with their transports."""
-        return [Listen(*listener.address, transport) for _, transport, listener in self._listeners]
+        return [portal.bound for portal in self.open_portals.values()]
 
     @property
     def connections(self) -> list[Connection]:
@@ -111,8 +98,12 @@ class TargetServer:
     async def close(self, drain: float = DRAIN_TIMEOUT) -> None:
         """Take no more logins, give running commands ``drain`` seconds to end, end the sessions, close the backends."""
         self.registry.draining = True
-        for _, _, listener in self._listeners:
-            await listener.close()
+        async with self._changing:
+            await self._close(drain)
+
+    async def _close(self, drain: float) -> None:
+        for portal in self.open_portals.values():
+            await portal.close()
         await self._drain(drain)
         tasks = [task for task in self._connections.values() if task]
         for connection in list(self._connections):
@@ -125,6 +116,35 @@ class TargetServer:
             except BackendError as error:
                 log.error("%s: not closed in good order: %s", served.name, error)
 
+    async def reload(self, config: Config) -> list[Change]:
+        """Serve ``config`` from now on: see :mod:`target.reload`; returns what has changed.
+
+        Raises UsageError, BackendError or ConnectionFailed with nothing changed, or ReloadIncomplete.
+        """
+        async with self._changing:
+            if self.registry.draining:
+                raise UsageError("the target is shutting down; it takes no new configuration")
+            return await apply(self, config)
+
+    async def open_portal(self, config: Config, name: str) -> Portal:
+        """Listen at the portal ``name`` of ``config``.  Raises ConnectionFailed or ResourceError."""
+        user = PortalUser(self._connect_request, self._tcp_connection)
+        return await Portal.open(name, config.portal[name], config.rnic, self._provider, user)
+
+    def renew(self, config: Config, policy: AccessPolicy, targets: list[ServedTarget]) -> None:
+        """Let new logins have ``config`` with ``policy`` and ``targets``; what is open stays as it is."""
+        limits = config.limits
+        self.config = config
+        self._targets[:] = targets
+        self._settings = _settings(limits)
+        self.registry.renew(targets, limits.max_sessions, policy, limits.max_sessions_per_initiator)
+
+    async def ended(self, connections: list[Connection]) -> None:
+        """Wait until these, which are ending, have given back what they held; DRAIN_TIMEOUT seconds at most."""
+        tasks = [task for connection in connections if (task := self._connections.get(connection))]
+        if tasks:
+            await asyncio.wait(tasks, timeout=DRAIN_TIMEOUT)
+
     async def _drain(self, seconds: float) -> None:
         deadline = asyncio.get_running_loop().time() + seconds
         while asyncio.get_running_loop().time() < deadline:
@@ -132,21 +152,16 @@ class TargetServer:
                 return
             await asyncio.sleep(0.02)
 
-    def _place(self, portal: str) -> Place:
-        return Place(portal, self._config.portal[portal].group)
-
-    async def _connect_request(self, portal: str, request: ConnectRequest) -> None:
+    async def _connect_request(self, portal: Portal, request: ConnectRequest) -> None:
         settings = self._settings
         unsolicited = not settings.wishes.initial_r2t
         await self._serve(
-            IserIncoming(
-                request, self._place(portal), remote_invalidate=settings.remote_invalidate, unsolicited=unsolicited
-            )
+            IserIncoming(request, portal.place, remote_invalidate=settings.remote_invalidate, unsolicited=unsolicited)
         )
 
-    def _tcp_connection(self, portal: str, sock: socket.socket) -> None:
+    def _tcp_connection(self, portal: Portal, sock: socket.socket) -> None:
         try:
-            incoming = TcpIncoming(sock, self._place(portal))
+            incoming = TcpIncoming(sock, portal.place)
         except IserError as error:
             log.info("%s", error)
             return
@@ -155,7 +170,7 @@ class TargetServer:
         task.add_done_callback(self._accepting.discard)
 
     async def _serve(self, incoming: Incoming) -> None:
-        limits = self._config.limits
+        limits = self.config.limits
         while len(self._logins) >= limits.max_logins:
             # Who floods us with logins that go nowhere must not keep others out, so the oldest goes.
             oldest = next(iter(self._logins))
@@ -187,11 +202,11 @@ class TargetServer:
     def _places(self, incoming: Incoming) -> list[Place]:
         """What SendTargets says to an initiator on ``incoming``: an address does not tell its transport, so its own."""
         found = []
-        for name, transport, listener in self._listeners:
-            host, port = listener.address
+        for portal in self.open_portals.values():
+            host, port, transport = portal.bound
             if transport == incoming.transport:
                 address = TargetAddress(incoming.local[0] if _is_wildcard(host) else host, port)
-                found.append(self._place(name)._replace(address=address))
+                found.append(portal.place._replace(address=address))
         return found
 
 
@@ -208,6 +223,19 @@ async def _open_targets(config: Config) -> list[ServedTarget]:
     return opened
 
 
+def _settings(limits: LimitsConfig) -> ConnectionSettings:
+    return ConnectionSettings(
+        queue_depth=limits.queue_depth,
+        login_timeout=limits.login_timeout,
+        wishes=Wishes(
+            initial_r2t=limits.initial_r2t,
+            immediate_data=limits.immediate_data,
+            first_burst_length=_first_burst(limits),
+            max_burst_length=limits.max_burst_length,
+        ),
+    )
+
+
 def _first_burst(limits: LimitsConfig) -> int:
     """The configured length, or as much as a full window may send unasked into the receives that there are."""
     length = min(limits.first_burst_length, limits.max_burst_length)
@@ -218,11 +246,3 @@ def _first_burst(limits: LimitsConfig) -> int:
 
 def _is_wildcard(host: str) -> bool:
     return ipaddress.ip_address(host).is_unspecified
-
-
-async def _provider(config: Config, host: str) -> Provider:
-    """What serves the portal at ``host``.  Raises ResourceError."""
-    rnic = config.rnic
-    segment = cast('int | Literal["auto", "mss"]', rnic.segment)  # checked when the configuration was read
-    softiwarp = SoftIwarpOptions(crc="auto" if rnic.crc is None else rnic.crc, segment=segment)
-    return await make_provider(rnic.provider, host, softiwarp, passive=True)

@@ -16,6 +16,8 @@ from iser.scsi.codes import (
     INVALID_OPCODE,
     LUN_NOT_SUPPORTED,
     NO_SENSE,
+    POWER_ON,
+    REPORTED_LUNS_CHANGED,
     SANITIZE_IN_PROGRESS,
     SenseCode,
 )
@@ -84,6 +86,24 @@ class TargetDevice:
         for unit in self.luns.values():
             unit.forget(nexus)
 
+    def take_over(self, nexus: Nexus, old: TargetDevice) -> None:
+        """``nexus`` goes on with this device, which has units in common with ``old``, and is told of a difference.
+
+        Commands that it runs on units which are no longer there have to be waited for by whoever runs them.
+        """
+        old._nexuses.discard(nexus)
+        self._nexuses.add(nexus)
+        if old.luns == self.luns:
+            return
+        for unit in set(old.luns.values()).difference(self.luns.values()):
+            unit.forget(nexus)
+            nexus.pending.pop(unit, None)
+        for unit in self.luns.values():
+            if nexus not in unit.nexuses:
+                unit.nexuses.add(nexus)
+                nexus.raise_attention(unit, POWER_ON)
+            nexus.raise_attention(unit, REPORTED_LUNS_CHANGED)
+
     def unit(self, lun_field: int) -> LogicalUnit | None:
         """The logical unit that the 64-bit LUN field addresses."""
         return self._units.get(lun_field)
@@ -149,6 +169,8 @@ class TargetDevice:
         if select not in _KNOWN_SELECTS:
             sense = build_sense(INVALID_FIELD_IN_CDB, field=2, descriptor=descriptor)
             return Done(Status.CHECK_CONDITION, sense)
+        # Who reads the list needs not be told to (SPC-4 6.33).
+        task.nexus.withdraw(REPORTED_LUNS_CHANGED)
         data = build_lun_list(()) if select == _WELL_KNOWN_ONLY else self._lun_list
         return Done(data_in=data[: int.from_bytes(task.cdb[6:10], "big")])
 

@@ -37,6 +37,14 @@ class Nexus:
         if code not in waiting:
             waiting.append(code)
 
+    def withdraw(self, code: SenseCode) -> None:
+        """Let ``code`` wait on no unit any more: the initiator has learned of it otherwise."""
+        for unit, waiting in list(self.pending.items()):
+            if code in waiting:
+                waiting.remove(code)
+            if not waiting:
+                del self.pending[unit]
+
     def take_attention(self, unit: LogicalUnit) -> SenseCode | None:
         """The oldest condition that waits on ``unit``, which is reported from here on."""
         waiting = self.pending.get(unit)
