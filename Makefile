@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench interop clean
+.PHONY: demo test check bench conformance interop clean
 
 demo: $(STAMP)
 	$(BIN)/iser demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -23,6 +23,10 @@ BENCH_SECONDS := 480
 bench: $(STAMP)
 	$(BIN)/iser bench mr --output $(BENCH)/mr.json
 	$(BIN)/iser bench unaligned --embedded --time $(BENCH_SECONDS) --output $(BENCH)/result.json --report $(BENCH)
+
+# libiscsi's tests on our target over TCP, a minute; writes docs/conformance.md.  Needs Debian's libiscsi-bin.
+conformance: $(STAMP)
+	$(BIN)/python -m tests.conformance
 
 # Against LIO, tgt, the kernel's initiator and others, in a virtual machine; writes docs/interop.md.  Needs root.
 interop: $(STAMP)
