@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator
+from pydantic import Field, PlainValidator, WithJsonSchema
 
 from iser.errors import UsageError
 from iser.login.chap import ChapAlgorithm, ChapUser
@@ -28,6 +28,13 @@ ALGORITHMS = {
     "sha3-256": ChapAlgorithm.SHA3_256,
 }
 _Algorithm = Literal["md5", "sha1", "sha256", "sha3-256"]
+_LUN = {"type": "integer", "minimum": 0, "maximum": MAX_LUN}
+_LUN_MAP = {
+    "anyOf": [
+        {"type": "array", "items": _LUN, "minItems": 1, "uniqueItems": True},
+        {"type": "object", "patternProperties": {"^[0-9]+$": _LUN}, "additionalProperties": False, "minProperties": 1},
+    ]
+}
 _Pattern = Annotated[str, Field(min_length=1, max_length=223)]
 
 
@@ -58,7 +65,9 @@ class ChapConfig(Table):
     """``[chap.NAME]``: a CHAP user, ``user`` or else NAME, with its secret in a file or in the environment."""
 
     user: str | None = Field(default=None, min_length=1, max_length=255)
-    secret_file: Annotated[Path | None, PlainValidator(resolve_path)] = None
+    secret_file: Annotated[
+        Path | None, PlainValidator(resolve_path), WithJsonSchema({"type": "string", "minLength": 1})
+    ] = None
     secret_env: str | None = Field(default=None, min_length=1, max_length=255)
 
     def load(self, name: str) -> ChapUser:
@@ -76,7 +85,7 @@ class AclConfig(Table):
     allow: bool = True
     chap: tuple[str, ...] = Field(default=(), strict=False, max_length=256)
     mutual: str | None = None
-    luns: Annotated[dict[int, int] | None, PlainValidator(_lun_map)] = None
+    luns: Annotated[dict[int, int] | None, PlainValidator(_lun_map), WithJsonSchema(_LUN_MAP)] = None
 
 
 class DiscoveryConfig(Table):

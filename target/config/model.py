@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, Field, PlainValidator, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, PlainValidator, ValidationError, WithJsonSchema
 from pydantic_core import ErrorDetails
 
 from iser.errors import ConfigError, UsageError
@@ -78,15 +78,22 @@ def _segment(value: object) -> int | str:
 
 #: Bounds of the FPDU payload that may be configured, in bytes; the upper one is the 16-bit length field of MPA.
 MIN_SEGMENT, MAX_SEGMENT = 128, 65535
+_SEGMENT = {"anyOf": [{"enum": ["auto", "mss"]}, {"type": "integer", "minimum": MIN_SEGMENT, "maximum": MAX_SEGMENT}]}
 
-Size = Annotated[int, BeforeValidator(parse_size)]
+_SIZE_TEXT = {"type": "string", "pattern": r"^\s*[0-9]{1,19}\s*([KMGTPkmgtp]?)([iI]?[bB])?\s*$"}
+Size = Annotated[
+    int, BeforeValidator(parse_size), WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, _SIZE_TEXT]})
+]
+_PATH = WithJsonSchema({"type": "string", "minLength": 1})
 Ascii = r"^[ -~]*$"
 
 
 class PortalConfig(_Model):
     """``[portal.NAME]``: where to listen; ``group`` is the portal group tag, for all targets."""
 
-    listen: Annotated[Listen, PlainValidator(parse_listen)]
+    listen: Annotated[
+        Listen, PlainValidator(parse_listen), WithJsonSchema({"type": "string", "pattern": "^(iser|iscsi)://"})
+    ]
     group: int = Field(default=1, ge=1, le=65535)
 
 
@@ -111,14 +118,14 @@ class LunConfig(_Model):
     id: int = Field(ge=0, le=MAX_LUN)
     backend: Literal["memory", "file", "block", "nbd", "rbd"]
     size: Size | None = None
-    path: Annotated[Path | None, PlainValidator(_resolve)] = None
+    path: Annotated[Path | None, PlainValidator(_resolve), _PATH] = None
     uri: str | None = Field(default=None, min_length=1, max_length=1024, pattern=Ascii)
     block_size: Literal[512, 4096] = DEFAULT_BLOCK_SIZE
     physical_block_size: Literal[512, 4096] | None = None
     read_only: bool = False
     removable: bool = False
     thin: bool | None = None
-    reservations: Annotated[Path | None, PlainValidator(_resolve)] = None
+    reservations: Annotated[Path | None, PlainValidator(_resolve), _PATH] = None
     serial: str | None = Field(default=None, min_length=1, max_length=36, pattern=Ascii)
     product: str = Field(default="VIRTUAL DISK", min_length=1, max_length=16, pattern=Ascii)
     descriptor_sense: bool = False
@@ -129,7 +136,9 @@ class LunConfig(_Model):
 class TargetConfig(_Model):
     """``[[target]]``: an iSCSI target node, on all portals or on those named; ``acl`` is tried in order."""
 
-    name: Annotated[str, PlainValidator(check_iscsi_name)]
+    name: Annotated[
+        str, PlainValidator(check_iscsi_name), WithJsonSchema({"type": "string", "pattern": r"^(iqn|eui|naa)\."})
+    ]
     alias: str = Field(default="", max_length=255)
     portals: tuple[str, ...] = Field(default=(), strict=False, max_length=64)
     acl: tuple[AclConfig, ...] = Field(default=(), strict=False, max_length=1024)
@@ -162,15 +171,17 @@ class RnicConfig(_Model):
     """
 
     provider: Literal["auto", "verbs", "softiwarp"] = "auto"
-    crc: Annotated[bool | None, PlainValidator(_crc)] = None
-    segment: Annotated[int | str, PlainValidator(_segment)] = "auto"
+    crc: Annotated[bool | None, PlainValidator(_crc), WithJsonSchema({"enum": [True, False, "auto"]})] = None
+    segment: Annotated[int | str, PlainValidator(_segment), WithJsonSchema(_SEGMENT)] = "auto"
 
 
 class AdminConfig(_Model):
     """``[admin]``: the socket for ``iser-target status`` and its like, and where Prometheus gets its metrics."""
 
-    socket: Annotated[Path | None, PlainValidator(_resolve)] = None
-    metrics: Annotated[tuple[str, int] | None, PlainValidator(parse_address)] = None
+    socket: Annotated[Path | None, PlainValidator(_resolve), _PATH] = None
+    metrics: Annotated[
+        tuple[str, int] | None, PlainValidator(parse_address), WithJsonSchema({"type": "string", "pattern": ":[0-9]+$"})
+    ] = None
 
 
 class Config(_Model):
