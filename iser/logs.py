@@ -6,15 +6,21 @@ import json
 import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Final, Literal
+from enum import StrEnum
+from typing import Final
 
 from iser.errors import UsageError
 
 __all__ = ["JsonFormatter", "LogFormat", "configure_logging", "set_levels"]
 
-LogFormat = Literal["text", "json"]
-
 _FORMAT: Final = "%(asctime)s %(levelname).1s %(name)s %(message)s"
+
+
+class LogFormat(StrEnum):
+    """What a line of the log is."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 class JsonFormatter(logging.Formatter):
@@ -33,13 +39,13 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
-def configure_logging(specs: Iterable[str], default: int = logging.WARNING, form: LogFormat = "text") -> None:
+def configure_logging(specs: Iterable[str], default: int = logging.WARNING, form: LogFormat = LogFormat.TEXT) -> None:
     """Log to stderr at ``default``, in lines of ``form``; ``specs`` as for :func:`set_levels`.
 
     Raises UsageError for a level that does not exist.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(_FORMAT))
+    handler.setFormatter(JsonFormatter() if form is LogFormat.JSON else logging.Formatter(_FORMAT))
     logging.basicConfig(level=default, handlers=[handler], force=True)
     set_levels(specs)
 

@@ -1,4 +1,4 @@
-"""``iser-target``: serve and check."""
+"""``iser-target``: serve, check, and the clients of a target that runs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from typing import Annotated
 import typer
 
 from iser.errors import IserError, UsageError
-from iser.logs import configure_logging
-from target.config import Config, config_from_flags, load
+from iser.logs import LogFormat, configure_logging
+from target.admin import cli as admin_cli
+from target.admin.control import Control, admin_settings
+from target.config import AdminConfig, Config, config_from_flags, load
+from target.notify import notify
 from target.server import TargetServer
 
 __all__ = ["app", "main"]
@@ -23,13 +26,15 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="A userspace iSER target."
 )
 
+admin_cli.register(app)
+
 Log = Annotated[
     list[str] | None, typer.Option("--log", metavar="[NAME=]LEVEL", help="What to log to stderr, e.g. iser.sg=debug.")
 ]
 
 
 @app.command()
-def serve(
+def serve(  # noqa: PLR0913, PLR0917 - each option of the command is an argument
     config: Annotated[Path | None, typer.Argument(help="A TOML configuration; without one the flags say all.")] = None,
     memory: Annotated[str | None, typer.Option(help="Size of a LUN in memory, e.g. 256M.")] = None,
     file: Annotated[str | None, typer.Option(help="Path of a LUN in a file.")] = None,
@@ -38,10 +43,17 @@ def serve(
     listen: Annotated[
         list[str] | None, typer.Option(help="A portal, iser://HOST:PORT or iscsi://HOST:PORT for TCP; repeatable.")
     ] = None,
+    admin: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Socket for 'iser-target status' and its like.")
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Metrics for Prometheus, e.g. 127.0.0.1:9260.")
+    ] = None,
     log: Log = None,
+    log_format: Annotated[LogFormat, typer.Option(help="Lines of text, or JSON objects.")] = LogFormat.TEXT,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then end in good order."""
-    configure_logging(log or (), logging.INFO)
+    configure_logging(log or (), logging.INFO, log_format)
     flags = {"--memory": memory, "--file": file, "--size": size, "--listen": listen}
     if config is not None:
         given = [flag for flag, value in flags.items() if value]
@@ -52,7 +64,7 @@ def serve(
         settings = config_from_flags(
             name=name, listen=listen or ["iser://127.0.0.1:3260"], memory=memory, file=file, size=size
         )
-    _run(settings)
+    _run(settings, admin_settings(settings.admin, admin, metrics))
 
 
 @app.command()
@@ -63,27 +75,35 @@ def check(config: Annotated[Path, typer.Argument(help="A TOML configuration.")])
     typer.echo(f"{config}: good: {len(settings.portal)} portals, {len(settings.target)} targets, {luns} LUNs")
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, admin: AdminConfig) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server = await TargetServer.start(config)
-    for portal in server.portals:
-        typer.echo(f"listening {portal}")
+    try:
+        control = await Control.open(server, admin)
+    except IserError:
+        await server.close()
+        raise
+    for line in (*(f"listening {portal}" for portal in server.portals), *control.lines):
+        typer.echo(line)
     sys.stdout.flush()
+    notify("READY=1")
     await stop.wait()
+    notify("STOPPING=1")
     await server.close()
+    await control.close()  # after the server, so that one may see what it still waits for
 
 
-def _run(config: Config) -> None:
+def _run(config: Config, admin: AdminConfig) -> None:
     factory = None
     with contextlib.suppress(ImportError):
         import uvloop  # noqa: PLC0415 - optional, and only a server pays for importing it
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(_serve(config))
+        runner.run(_serve(config, admin))
 
 
 def main() -> None:

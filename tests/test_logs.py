@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from iser.errors import UsageError
-from iser.logs import configure_logging, set_levels
+from iser.logs import LogFormat, configure_logging, set_levels
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def test_a_wrong_level_changes_nothing() -> None:
 
 
 def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logging(["info"], form="json")
+    configure_logging(["info"], form=LogFormat.JSON)
     logger = logging.getLogger("iser.test")
     logger.info('who said "%s"', "two\nlines")
     try:

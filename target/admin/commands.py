@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from target.connection import Connection
     from target.server import TargetServer
 
-__all__ = ["MAX_SPECS", "Administration", "Json", "percentile"]
+__all__ = ["MAX_SPECS", "Administration", "Command", "Json", "percentile"]
 
 #: Objects, lists and values as JSON has them.
 Json = Any
 _T = TypeVar("_T", bound=Table)
-_Command = Callable[[dict[str, Json]], Awaitable[Json]]
+#: Gets its arguments, unchecked; returns what the client gets.
+Command = Callable[[dict[str, Json]], Awaitable[Json]]
 
 MAX_SPECS: Final = 64  # log levels that one command may set
 
@@ -59,10 +60,10 @@ class Administration:
     :meth:`run` raises UsageError and BackendError; all that it returns can be written as JSON, sizes in bytes.
     """
 
-    def __init__(self, server: TargetServer, more: Mapping[str, _Command] | None = None) -> None:
+    def __init__(self, server: TargetServer, more: Mapping[str, Command] | None = None) -> None:
         self._server = server
         self._began = monotonic()
-        self._commands: dict[str, _Command] = {
+        self._commands: dict[str, Command] = {
             "status": self._status,
             "sessions": self._sessions,
             "luns": self._luns,
