@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/iser demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -36,6 +37,15 @@ def _missing() -> str:
 pytestmark = pytest.mark.skipif(bool(_missing()), reason=_missing() or "all is there")
 
 
+def _accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True
+
+
 class Servers:
     """Real servers, by the URI of what they serve."""
 
@@ -45,14 +55,14 @@ class Servers:
 
     def serve(self, *arguments: str) -> str:
         """Start an nbdkit and wait until it can be reached."""
-        socket = self.path / f"nbd{len(self.running)}"
-        command = ["nbdkit", "-f", "-U", str(socket), *arguments]
+        path = self.path / f"nbd{len(self.running)}"
+        command = ["nbdkit", "-f", "-U", str(path), *arguments]
         self.running.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
         deadline = time.monotonic() + 10
-        while not socket.exists():
+        while not _accepts(path):
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        return f"nbd+unix:///?socket={socket}"
+        return f"nbd+unix:///?socket={path}"
 
     def kill(self) -> None:
         """End all of them, at once."""

@@ -42,6 +42,10 @@ def test_a_missing_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
         rbd._libraries.cache_clear()
 
 
+# Two clusters at once would be one too many for a small machine.
+one_cluster = pytest.mark.xdist_group("ceph")
+
+
 @pytest.fixture(scope="module")
 def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneNodeCeph]:
     """A real cluster."""
@@ -52,6 +56,7 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneNodeCeph]:
         yield cluster
 
 
+@one_cluster
 @pytest.mark.timeout(120)
 async def test_it_keeps_the_contract_on_a_real_cluster(ceph: OneNodeCeph) -> None:
     ceph.run("rbd", "create", "rbd/disk", "--size", "8M")
@@ -71,6 +76,7 @@ async def test_it_keeps_the_contract_on_a_real_cluster(ceph: OneNodeCeph) -> Non
     await backend.close()
 
 
+@one_cluster
 @pytest.mark.timeout(120)
 async def test_snapshots_and_what_does_not_fit(ceph: OneNodeCeph) -> None:
     ceph.run("rbd", "create", "rbd/other", "--size", "1M")
