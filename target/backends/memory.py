@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from iser.errors import BackendError, UsageError
+from iser.rdma.pages import pages_replaced
 from target.backends.base import Backend, BackendCap, Extent, check_bounds, merge_extents
 from target.backends.pagemap import untouched_pages
 
@@ -92,7 +93,9 @@ class MemoryBackend(Backend):
         self._view[offset:first] = bytes(first - offset)
         self._view[last:end] = bytes(end - last)
         for start in range(first, last, _TURN):
-            self._map.madvise(mmap.MADV_DONTNEED, start, min(_TURN, last - start))
+            length = min(_TURN, last - start)
+            self._map.madvise(mmap.MADV_DONTNEED, start, length)
+            pages_replaced(self._map, start, length)
             await asyncio.sleep(0)
 
     async def extents(self, offset: int, length: int, limit: int) -> Sequence[Extent]:

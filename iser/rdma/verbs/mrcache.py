@@ -23,6 +23,7 @@ from typing import Any, Final, Protocol
 
 from iser.errors import MemoryRegionError
 from iser.rdma.address import address_of
+from iser.rdma.pages import watch_pages
 from iser.rdma.verbs.constants import ACCESS_REMOTE_READ, ACCESS_REMOTE_WRITE
 
 __all__ = ["CHUNK", "DEFAULT_CACHE", "PAGE", "CacheStatistics", "CachedRegion", "MrCache", "RawRegion", "Register"]
@@ -111,6 +112,7 @@ class MrCache:
         self._idle: dict[CachedRegion, None] = {}  # oldest first
         self._transient: set[CachedRegion] = set()
         self.statistics = CacheStatistics()
+        watch_pages(self)
 
     def take_local(self, view: memoryview, access: int) -> list[tuple[int, int, CachedRegion]]:
         """Address, length and registration of each piece of a non-empty ``view``; give each registration back."""
@@ -193,16 +195,30 @@ class MrCache:
         if home is not None and home.ref is ref:
             self._forget(key, home)
 
+    def pages_replaced(self, owner: mmap.mmap, offset: int, length: int) -> None:
+        """See :class:`PageWatcher`: what covers these pages is registered anew when it is next used."""
+        home = self._homes.get(id(owner))
+        if home is None or home.ref() is not owner:
+            return
+        start, end = home.base + offset, home.base + offset + length
+        for region in [each for each in home.regions.values() if each.start < end and start < each.end]:
+            del home.regions[region.key]
+            self._orphan(region)
+
     def _forget(self, key: int, home: _Home) -> None:
         del self._homes[key]
         for region in home.regions.values():
-            region.home = None
-            if region.users:
-                self._transient.add(region)
-            else:
-                del self._idle[region]
-                self._close(region)
+            self._orphan(region)
         home.regions.clear()
+
+    def _orphan(self, region: CachedRegion) -> None:
+        """Close a registration that no longer stands for its object, now or when its users are done."""
+        region.home = None
+        if region.users:
+            self._transient.add(region)
+        else:
+            del self._idle[region]
+            self._close(region)
 
     def _take(self, home: _Home, start: int, end: int, access: int) -> CachedRegion:
         end = end + PAGE - 1 & -PAGE

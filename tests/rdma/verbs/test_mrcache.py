@@ -10,6 +10,7 @@ import pytest
 
 from iser.errors import ResourceError
 from iser.rdma.address import address_of
+from iser.rdma.pages import pages_replaced
 from iser.rdma.verbs.mrcache import PAGE, MrCache
 
 READ, WRITE = 4, 3  # access flags
@@ -104,6 +105,25 @@ def test_registrations_go_with_their_object() -> None:
     del view
     gc.collect()
     assert not registrar.live
+
+
+def test_pages_given_back_to_the_system_are_registered_anew_and_no_others() -> None:
+    """An UNMAP once left the device with pages that nobody else saw: a file system was not where it was written."""
+    registrar = Registrar()
+    memory = mmap.mmap(-1, 12 * PAGE)
+    view = memoryview(memory)
+    busy = registrar.cache.take_local(view[:PAGE], 1)[0][2]
+    registrar.cache.give(registrar.cache.take_local(view[4 * PAGE : 5 * PAGE], 1)[0][2])
+    untouched = registrar.cache.take_local(view[8 * PAGE : 9 * PAGE], 1)[0][2]
+    pages_replaced(memory, PAGE, 4 * PAGE)
+    assert {raw.start - address_of(view) for raw in registrar.live} == {0, 8 * PAGE}
+    again = registrar.cache.take_local(view[:PAGE], 1)[0][2]
+    assert again is not busy
+    assert registrar.cache.take_local(view[8 * PAGE : 9 * PAGE], 1)[0][2] is untouched
+    registrar.cache.give(busy)
+    assert len(registrar.live) == 2
+    pages_replaced(mmap.mmap(-1, PAGE), 0, PAGE)
+    assert len(registrar.live) == 2
 
 
 def test_a_registration_in_use_outlives_its_object_until_it_is_given_back() -> None:
