@@ -17,6 +17,7 @@ from target.admin.client import DEFAULT_SOCKET, ask
 __all__ = ["duration", "register", "size_name"]
 
 _PIPE_WIDTH: Final = 240  # columns of a table that is not for a terminal
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 Where = Annotated[
     Path, typer.Option("--admin", envvar="ISER_TARGET_ADMIN", metavar="PATH", help="Admin socket of the target.")
@@ -130,12 +131,8 @@ def set_log(
 
 def size_name(size: int) -> str:
     """``512 B``, ``1.5 KiB``, ``2 TiB``."""
-    value, unit = float(size), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):  # noqa: B007 - the last one counts
-        if value < 1024:
-            break
-        value /= 1024
-    return f"{value:.4g} {unit}"
+    step = min(max(size.bit_length() - 1, 0) // 10, len(_UNITS) - 1)
+    return f"{size / (1 << 10 * step):.4g} {_UNITS[step]}"
 
 
 def duration(seconds: float) -> str:
