@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 import pytest
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector, CollectorRegistry
 
 import initiator
 from iser.errors import ConnectionFailed
 from iser.scsi import cdb
-from target.metrics import MAX_REQUEST, MAX_SCRAPES, MetricsServer, TargetCollector
+from target.metrics import MAX_REQUEST, MAX_SCRAPES, SAMPLES_AT_ONCE, MetricsServer, TargetCollector
 from target.server import TargetServer
 from tests.target.peer import INITIATOR, TARGET, config, served, serving, until
 
@@ -153,3 +156,23 @@ async def test_an_address_in_use_is_one_sentence() -> None:
     async with measured() as (server, metrics):
         with pytest.raises(ConnectionFailed, match=r"cannot serve metrics on 127\.0\.0\.1:\d+: .*"):
             await MetricsServer.open(TargetCollector(server), *metrics.address)
+
+
+class ManyLabels(Collector):
+    """Two families, one of them larger than what is made into text at once, and one without samples."""
+
+    def collect(self) -> Iterable[Metric]:
+        many = CounterMetricFamily("many", "# is no comment\\n here", labels=("text",))
+        for number in range(3 * SAMPLES_AT_ONCE + 1):
+            many.add_metric((f'# "{number}"\n# x',), number)
+        yield many
+        yield CounterMetricFamily("none", "No samples.", labels=("text",))
+        yield GaugeMetricFamily("one", "One.", 1)
+
+
+async def test_a_family_made_in_parts_reads_as_the_library_makes_it() -> None:
+    registry = CollectorRegistry()
+    registry.register(ManyLabels())
+    metrics = await MetricsServer.open(ManyLabels(), "127.0.0.1", 0)
+    assert (await ask(metrics))[1] == generate_latest(registry).decode()
+    await metrics.close()
