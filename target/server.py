@@ -6,6 +6,8 @@ import asyncio
 import ipaddress
 import logging
 import socket
+from collections import Counter
+from pathlib import Path
 from typing import Final
 
 from iser.errors import BackendError, IserError, UsageError
@@ -40,6 +42,7 @@ class TargetServer:
     def __init__(self, config: Config, policy: AccessPolicy, targets: list[ServedTarget]) -> None:
         limits = config.limits
         self.config = config
+        self.file: Path | None = None  # where the configuration came from, for who reads it anew
         self._targets = targets
         self.registry = Registry(targets, limits.max_sessions, policy, limits.max_sessions_per_initiator)
         self.staging = StagingPool()
@@ -172,8 +175,7 @@ class TargetServer:
     async def _serve(self, incoming: Incoming) -> None:
         limits = self.config.limits
         while len(self._logins) >= limits.max_logins:
-            # Who floods us with logins that go nowhere must not keep others out, so the oldest goes.
-            oldest = next(iter(self._logins))
+            oldest = self._to_make_room()
             del self._logins[oldest]
             oldest.drop(f"there are more than {limits.max_logins} connections without a login")
         full = len(self._connections) >= limits.max_sessions + limits.max_logins + MAX_CLOSING
@@ -198,6 +200,12 @@ class TargetServer:
         finally:
             self._logins.pop(connection, None)
             del self._connections[connection]
+
+    def _to_make_room(self) -> Connection:
+        """The login that goes: the oldest from the host that has most.  Who floods us keeps out nobody but himself."""
+        counts = Counter(connection.remote[0] for connection in self._logins)
+        most = max(counts.values())
+        return next(connection for connection in self._logins if counts[connection.remote[0]] == most)
 
     def _places(self, incoming: Incoming) -> list[Place]:
         """What SendTargets says to an initiator on ``incoming``: an address does not tell its transport, so its own."""

@@ -185,22 +185,41 @@ async def test_a_flood_of_logins_that_go_nowhere_leaves_sessions_and_honest_logi
             async def attack() -> None:
                 while not stop.is_set():
                     for _ in range(20):
-                        flood.append(socket.create_connection(("127.0.0.1", port)))
+                        flood.append(socket.create_connection(("127.0.0.1", port), 5, ("127.0.0.2", 0)))
                         flood[-1].send(b"\x43")  # the first byte of a login
-                    await asyncio.sleep(0.02)
+                    await asyncio.sleep(0.005)
 
             attacker = asyncio.create_task(attack())
-            for number in range(60):
-                await lun.write(number, bytes((number,)) * 512)
-                assert await lun.read(number, 1) == bytes((number,)) * 512
-                await asyncio.sleep(0.003)
-            async with await connect(server, initiator_name=BAD):
-                pass
-            stop.set()
-            await attacker
-            assert len(flood) > 100
+            try:
+                number = 0
+                while len(flood) < 500:
+                    await lun.write(number % 64, bytes((number % 64,)) * 512)
+                    assert await lun.read(number % 64, 1) == bytes((number % 64,)) * 512
+                    number += 1
+                for _ in range(10):
+                    async with await connect(server, initiator_name=BAD):
+                        pass
+            finally:
+                stop.set()  # before the target closes, which would only hide what went wrong
+                await attacker
+                for sock in flood:
+                    sock.close()
             assert await lun.read(0, 1) == bytes(512)
-        for sock in flood:
+
+
+async def test_who_has_most_logins_that_go_nowhere_makes_room() -> None:
+    # Two of one host and one of another, though the latter is the oldest: the first of the two goes.
+    async with serving(config(**tables("iscsi", limits={"max_logins": 3}))) as (server, port):
+        hosts = ("127.0.0.3", "127.0.0.2", "127.0.0.2")
+        waiting = [socket.create_connection(("127.0.0.1", port), 5, (host, 0)) for host in hosts]
+        for sock in waiting:
+            sock.setblocking(False)
+        async with await connect(server):
+            assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(waiting[1], 1), 2) == b""
+            for sock in (waiting[0], waiting[2]):
+                with pytest.raises(BlockingIOError):
+                    sock.recv(1)
+        for sock in waiting:
             sock.close()
 
 
