@@ -1,4 +1,4 @@
-"""``iser-target status|sessions|luns|drop-session|resize|set-log``: clients of the admin socket."""
+"""``iser-target status|sessions|luns|drop-session|resize|reload|set-log``: clients of the admin socket."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
         ("luns", luns),
         ("drop-session", drop_session),
         ("resize", resize),
+        ("reload", reload),
         ("set-log", set_log),
     ):
         app.command(name)(command)
@@ -117,6 +118,18 @@ def resize(
     result = ask(admin, "resize", lun=lun, size=size, target=target)
     what = f"{result['target']} LUN {result['lun']}"
     _say(result, f"{what}: {size_name(result['before'])} -> {size_name(result['size'])}", as_json)
+
+
+def reload(admin: Where = DEFAULT_SOCKET, as_json: AsJson = False) -> None:
+    """Let a running target read its configuration anew, and say what it changed; as SIGHUP does."""
+    changes = ask(admin, "reload")
+    if as_json:
+        _print_json(changes)
+        return
+    for change in changes:
+        typer.echo(_safe(change))
+    if not changes:
+        typer.echo("no difference")
 
 
 def set_log(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from target.admin import Administration, AdminListener, ask
+from target.admin.commands import Command
 from target.config import Config
 from target.server import TargetServer
 from tests.target.peer import serving
@@ -17,10 +18,12 @@ __all__ = ["administered", "asked"]
 
 
 @asynccontextmanager
-async def administered(path: Path, settings: Config | None = None) -> AsyncIterator[tuple[TargetServer, int]]:
-    """A server with its admin socket at ``path``, and the port of its portal."""
+async def administered(
+    path: Path, settings: Config | None = None, more: Mapping[str, Command] | None = None
+) -> AsyncIterator[tuple[TargetServer, int]]:
+    """A server with its admin socket at ``path``, and the port of its portal; ``more`` are commands beside its own."""
     async with serving(settings) as (server, port):
-        listener = await AdminListener.open(path, Administration(server))
+        listener = await AdminListener.open(path, Administration(server, more))
         try:
             yield server, port
         finally:

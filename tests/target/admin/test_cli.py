@@ -74,6 +74,19 @@ async def test_changes_are_one_sentence_each(tmp_path: Path) -> None:
         assert isinstance(result.exception, UsageError)
 
 
+async def test_a_reload_says_what_it_changed(tmp_path: Path) -> None:
+    answers = [["add portal x: here", "remove portal y: there"], []]
+
+    async def reload(arguments: dict[str, object]) -> list[str]:
+        assert arguments == {}
+        return answers.pop(0)
+
+    path = tmp_path / "admin"
+    async with administered(path, more={"reload": reload}):
+        assert await told(path, "reload") == "add portal x: here\nremove portal y: there\n"
+        assert await told(path, "reload") == "no difference\n"
+
+
 @pytest.mark.parametrize(
     ("size", "name"), [(0, "0 B"), (1000, "1000 B"), (1536, "1.5 KiB"), (10 << 30, "10 GiB"), (1 << 60, "1024 PiB")]
 )

@@ -383,3 +383,13 @@ def test_faults_of_flags_name_the_flag(
         config_from_flags(**given_flags)  # type: ignore[arg-type]  # one dict of flags of several types
     assert str(caught.value).startswith(expected)
     assert "\n" not in str(caught.value)
+
+
+def test_the_admin_socket_and_the_metrics(tmp_path: Path) -> None:
+    file = tmp_path / "target.toml"
+    file.write_text(GOOD + '\n[admin]\nsocket = "run/admin.sock"\nmetrics = "[::1]:9260"\n')
+    admin = load(file).admin
+    assert (admin.socket, admin.metrics) == (tmp_path / "run/admin.sock", ("::1", 9260))
+    file.write_text(GOOD + '\n[admin]\nmetrics = "9260"\n')
+    with pytest.raises(ConfigErrors, match=r"admin\.metrics: '9260' is no address; write 'HOST:PORT'"):
+        load(file)
