@@ -255,7 +255,11 @@ def main(arguments: Sequence[str] = ()) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:  # noqa: S603 - ourselves
         assert server.stdout is not None
         port, raw_port = server.stdout.readline().split()
-        asyncio.run(_measure(int(port), int(raw_port), total, count))
+        try:
+            asyncio.run(_measure(int(port), int(raw_port), total, count))
+        except BaseException:
+            server.kill()  # it would wait for ever for the end of a connection that we have given up
+            raise
 
 
 if __name__ == "__main__":
