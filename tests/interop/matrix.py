@@ -110,6 +110,15 @@ class Matrix:
         self._cells: dict[Row, dict[Feature, Cell]] = {}
         self.faults: list[PeerFault] = []
 
+    def amend(self, again: Matrix) -> None:
+        """Take the cells of a second run for those that failed in this one, and say so."""
+        for row, features in again._cells.items():
+            for feature, cell in features.items():
+                first = self._cells.get(row, {}).get(feature)
+                if first is None or first.verdict is Verdict.FAIL:
+                    told = [f"failed in the first of two runs: {note}" for note in first.notes] if first else []
+                    self._cells.setdefault(row, {})[feature] = Cell(cell.verdict, [*cell.notes, *told])
+
     def record(self, row: Row, feature: Feature, verdict: Verdict, note: str = "") -> None:
         """The outcome of one test."""
         features = self._cells.setdefault(row, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -44,10 +45,11 @@ class Notes:
 
 
 class Recorder:
-    """The plugin.  ``matrix`` fills while tests run."""
+    """The plugin.  ``matrix`` fills while tests run; ``failed`` maps each test that failed to its module."""
 
     def __init__(self) -> None:
         self.matrix = Matrix()
+        self.failed: dict[str, Path] = {}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -59,6 +61,8 @@ class Recorder:
             report.outcome, report.longrepr = "passed", None
         if call.when == "call" or report.failed:
             self._record(item, report, outcome)
+        if report.failed:
+            self.failed[item.nodeid] = item.path
         return report
 
     def _record(self, item: pytest.Item, report: pytest.TestReport, outcome: BaseException | None) -> None:

@@ -40,3 +40,18 @@ def test_rows_that_differ_in_the_fabric_share_a_table_in_the_order_of_the_featur
     matrix.record(LIO_ROCE, Feature.DISCOVERY, Verdict.FAIL, "no")
     assert list(matrix.groups().values()) == [[LIO, LIO_ROCE], [TGT]]
     assert matrix.features([LIO, LIO_ROCE]) == [Feature.DISCOVERY, Feature.LOGOUT]
+
+
+def test_a_second_run_mends_what_failed_and_nothing_else() -> None:
+    row = Row("ours", "theirs", Fabric.IWARP)
+    first, again = Matrix(), Matrix()
+    first.record(row, Feature.LOGIN, Verdict.FAIL, "no answer")
+    first.record(row, Feature.NOP, Verdict.PASS, "a note")
+    again.record(row, Feature.LOGIN, Verdict.PASS)
+    again.record(row, Feature.NOP, Verdict.FAIL, "gone")
+    first.amend(again)
+    login, ping = first.cell(row, Feature.LOGIN), first.cell(row, Feature.NOP)
+    assert login is not None
+    assert (login.verdict, login.notes) == (Verdict.PASS, ["failed in the first of two runs: no answer"])
+    assert ping is not None
+    assert ping.verdict is Verdict.PASS
