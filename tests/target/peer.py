@@ -23,6 +23,8 @@ __all__ = ["FAST", "TARGET", "Peer", "config", "disk", "leave_nothing", "logged_
 TARGET = "iqn.2026-11.test:disk"
 INITIATOR = "iqn.2026-11.test:initiator"
 ISID = bytes.fromhex("80cafe000001")
+#: Seconds for what comes at once on an idle machine, and late on one that runs as many tests as it has cores.
+PATIENCE = 20.0
 #: An initiator's RNIC without the waits that only the kernel's needs.
 FAST = SoftIwarpOptions(first_fpdu_delay=0, nudge_delay=0)
 _T = TypeVar("_T")
@@ -40,7 +42,7 @@ def disk(*faults: dict[str, Any], name: str = TARGET, luns: int = 1, **changes: 
     return ({"name": name, "lun": tuple(lun | {"id": number} for number in range(luns))},)
 
 
-async def until(condition: Callable[[], object], seconds: float = 3.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait for what nothing announces; a test that counts on it asserts it afterwards."""
     for _ in range(round(seconds / 0.005)):
         if condition():
@@ -84,7 +86,7 @@ class Peer:
         host: str = "127.0.0.1",
     ) -> None:
         self.datamover = await IserInitiator.connect(
-            SoftIwarp(rnic), host, port, self, options or IserInitiatorOptions(), timeout=5
+            SoftIwarp(rnic), host, port, self, options or IserInitiatorOptions(), timeout=PATIENCE
         )
 
     async def log_in(self, wishes: Wishes | None = None, **changes: Any) -> None:
@@ -102,7 +104,7 @@ class Peer:
 
     async def receive(self) -> Pdu:
         """The next PDU; raises what ended the connection, and TimeoutError when nothing comes."""
-        item = await asyncio.wait_for(self.inbox.get(), 5)
+        item = await asyncio.wait_for(self.inbox.get(), PATIENCE)
         if isinstance(item, BaseException):
             raise item
         return item
@@ -139,7 +141,7 @@ class Peer:
     async def over(self) -> BaseException:
         """Wait for the end of the connection, passing over what comes before it; returns why it ended."""
         while True:
-            item = await asyncio.wait_for(self.inbox.get(), 5)
+            item = await asyncio.wait_for(self.inbox.get(), PATIENCE)
             if isinstance(item, BaseException):
                 return item
 
