@@ -1,4 +1,4 @@
-"""``iser-target``: serve, check, and the clients of a target that runs."""
+"""``iser-target``: serve, check, other commands about configurations, and the clients of a target that runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from iser.logs import LogFormat, configure_logging
 from target.admin import cli as admin_cli
 from target.admin.control import Control, admin_settings
 from target.config import AdminConfig, Config, config_from_flags, load
+from target.config import cli as config_cli
 from target.notify import notify
+from target.reload import reload_file, reload_on
 from target.server import TargetServer
 
 __all__ = ["app", "main"]
@@ -27,6 +29,7 @@ app = typer.Typer(
 )
 
 admin_cli.register(app)
+config_cli.register(app)
 
 Log = Annotated[
     list[str] | None, typer.Option("--log", metavar="[NAME=]LEVEL", help="What to log to stderr, e.g. iser.sg=debug.")
@@ -52,7 +55,7 @@ def serve(  # noqa: PLR0913, PLR0917 - each option of the command is an argument
     log: Log = None,
     log_format: Annotated[LogFormat, typer.Option(help="Lines of text, or JSON objects.")] = LogFormat.TEXT,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then end in good order."""
+    """Serve until SIGTERM or SIGINT, then end in good order.  SIGHUP reads the configuration anew."""
     configure_logging(log or (), logging.INFO, log_format)
     flags = {"--memory": memory, "--file": file, "--size": size, "--listen": listen}
     if config is not None:
@@ -64,7 +67,7 @@ def serve(  # noqa: PLR0913, PLR0917 - each option of the command is an argument
         settings = config_from_flags(
             name=name, listen=listen or ["iser://127.0.0.1:3260"], memory=memory, file=file, size=size
         )
-    _run(settings, admin_settings(settings.admin, admin, metrics))
+    _run(settings, admin_settings(settings.admin, admin, metrics), config)
 
 
 @app.command()
@@ -75,14 +78,22 @@ def check(config: Annotated[Path, typer.Argument(help="A TOML configuration.")])
     typer.echo(f"{config}: good: {len(settings.portal)} portals, {len(settings.target)} targets, {luns} LUNs")
 
 
-async def _serve(config: Config, admin: AdminConfig) -> None:
-    stop = asyncio.Event()
+async def _serve(config: Config, admin: AdminConfig, file: Path | None) -> None:
+    stop, hangup = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
     server = await TargetServer.start(config)
+    server.file = file
+
+    async def reload(arguments: dict[str, object]) -> list[str]:
+        if arguments:
+            raise UsageError("reload takes no arguments")
+        return [str(change) for change in await reload_file(server)]
+
     try:
-        control = await Control.open(server, admin)
+        control = await Control.open(server, admin, {"reload": reload})
     except IserError:
         await server.close()
         raise
@@ -90,20 +101,22 @@ async def _serve(config: Config, admin: AdminConfig) -> None:
         typer.echo(line)
     sys.stdout.flush()
     notify("READY=1")
+    reloading = asyncio.create_task(reload_on(hangup, server))
     await stop.wait()
+    reloading.cancel()
     notify("STOPPING=1")
     await server.close()
     await control.close()  # after the server, so that one may see what it still waits for
 
 
-def _run(config: Config, admin: AdminConfig) -> None:
+def _run(config: Config, admin: AdminConfig, file: Path | None) -> None:
     factory = None
     with contextlib.suppress(ImportError):
         import uvloop  # noqa: PLC0415 - optional, and only a server pays for importing it
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(_serve(config, admin))
+        runner.run(_serve(config, admin, file))
 
 
 def main() -> None:

@@ -16,12 +16,12 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from iser.errors import IserError
+from iser.errors import IserError, UsageError
 from target.access import AccessPolicy
 from target.config.access import build_policy
 from target.config.build import build_unit
 from target.config.diff import Change, LunFate, diff, lun_fate
-from target.config.model import Config, LunConfig, PortalConfig, TargetConfig
+from target.config.model import Config, LunConfig, PortalConfig, TargetConfig, load
 from target.registry import ServedTarget
 from target.scsi import LogicalUnit, TargetDevice
 from target.task import Task
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from target.server import TargetServer
     from target.session import Session
 
-__all__ = ["LUN_DRAIN_TIMEOUT", "ReloadIncomplete", "apply"]
+__all__ = ["LUN_DRAIN_TIMEOUT", "ReloadIncomplete", "apply", "reload_file", "reload_on"]
 
 #: Seconds that commands get to end which run on a LUN that goes; then they are aborted.
 LUN_DRAIN_TIMEOUT: Final = 5.0
@@ -69,6 +69,43 @@ async def apply(server: TargetServer, new: Config) -> list[Change]:
     if reload.failed:
         raise ReloadIncomplete("\n".join(reload.failed))
     return changes
+
+
+async def reload_file(server: TargetServer) -> list[Change]:
+    """Read the server's file anew and serve what it says; logs the outcome.  Raises ConfigErrors, and as :func:`apply`.
+
+    A server that was started from flags has none, which is a UsageError.
+    """
+    try:
+        if server.file is None:
+            raise UsageError("this target was started from flags; there is no file to read anew")
+        changes = await server.reload(load(server.file))
+    except ReloadIncomplete as error:
+        _log_lines("incomplete", error)
+        raise
+    except IserError as error:
+        _log_lines("nothing changed", error)
+        raise
+    log.info("reload: %s differences", len(changes) or "no")
+    return changes
+
+
+async def reload_on(hangup: asyncio.Event, server: TargetServer) -> None:
+    """Run :func:`reload_file` whenever ``hangup`` is set, until cancelled."""
+    while True:
+        await hangup.wait()
+        hangup.clear()
+        try:
+            await reload_file(server)
+        except IserError as error:
+            log.debug("reload: %r", error)  # its words are in the log
+        except Exception:  # a fault of ours must not end a target that serves
+            log.exception("reload: internal error")
+
+
+def _log_lines(what: str, error: IserError) -> None:
+    for line in str(error).splitlines():
+        log.error("reload: %s: %s", what, line)
 
 
 class _Reload:

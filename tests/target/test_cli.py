@@ -108,6 +108,49 @@ async def test_sigint_ends_it_too_and_several_portals_are_told() -> None:
         assert (await ended(process))[0] == 0
 
 
+async def line_with(process: asyncio.subprocess.Process, words: str) -> str:
+    """The next line of the log that has ``words``."""
+    assert process.stderr
+    while True:
+        line = (await asyncio.wait_for(process.stderr.readline(), 10)).decode()
+        assert line, f"the process ended without {words!r}"
+        if words in line:
+            return line
+
+
+async def test_sighup_reads_the_file_anew(tmp_path: Path) -> None:
+    file = tmp_path / "target.toml"
+    file.write_text(CONFIG)
+    async with started(str(file)) as (process, (port,)):
+        peer = Peer()
+        await peer.connect(port)
+        await peer.log_in()
+        await peer.clear_attention()
+        file.write_text(CONFIG + '[[target.lun]]\nid = 1\nbackend = "memory"\nsize = "1M"\n')
+        process.send_signal(signal.SIGHUP)
+        assert f"add LUN 1 of {TARGET}: memory of 1048576 bytes" in await line_with(process, "reload: ")
+        await line_with(process, "reload: 1 differences")
+        response, sense = await peer.command(bytes(6))
+        assert (response.status, sense[12], sense[13]) == (2, 0x3F, 0x0E)
+        file.write_text(CONFIG.replace("id = 0", "id = -1"))
+        process.send_signal(signal.SIGHUP)
+        assert f"nothing changed: {file}:9: target[0].lun[0].id" in await line_with(process, "reload: ")
+        assert (await peer.command(bytes(6)))[0].status == 0
+        await peer.datamover.close()
+        process.send_signal(signal.SIGTERM)
+        code, _, err = await ended(process)
+        assert code == 0
+        assert "Traceback" not in err
+
+
+async def test_sighup_without_a_file_is_told_and_harmless() -> None:
+    async with started("--memory", "1M", "--listen", "iser://127.0.0.1:0") as (process, _):
+        process.send_signal(signal.SIGHUP)
+        await line_with(process, "was started from flags")
+        process.send_signal(signal.SIGTERM)
+        assert (await ended(process))[0] == 0
+
+
 def test_check_is_quiet_about_a_good_file_and_has_a_line_for_each_fault(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
     good.write_text(CONFIG)

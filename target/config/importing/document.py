@@ -33,12 +33,21 @@ class Document:
     limits: dict[str, Any] = field(default_factory=dict)
     target: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    _stores: set[str] = field(default_factory=set)
     _users: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def note(self, text: str) -> None:
         """Tell something, once."""
         if text not in self.notes:
             self.notes.append(text)
+
+    def claim(self, store: str, where: str) -> bool:
+        """Whether ``store`` is of no LUN yet, and is from here on; else there is a note."""
+        if store in self._stores:
+            self.note(f"{where}: not imported: {store} is a LUN already, and has to be one only")
+            return False
+        self._stores.add(store)
+        return True
 
     def add_portal(self, listen: str, group: int, where: str) -> str | None:
         """The name of the portal at ``listen``, made if it is new; None, with a note, for no address."""

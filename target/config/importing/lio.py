@@ -109,18 +109,11 @@ def _luns(
             document.note(f"{place}: not imported: there is no storage object {path}")
         elif plugin not in _BACKENDS:
             document.note(f"{place}: not imported: a {plugin} backstore has no counterpart")
-        elif _used(document, store):
-            document.note(f"{place}: not imported: {_text(store, 'dev')} is a LUN already, and a file is one LUN here")
-        else:
+        elif document.claim(_text(store, "dev") or path, place):
             yield {"id": number} | _store(document, place, _BACKENDS[plugin], store)
         group_name = lun.get("alua_tg_pt_gp_name")
         if group_name not in (None, "", "default_tg_pt_gp"):
             document.note(f"{place}: ALUA group {group_name} has no counterpart")
-
-
-def _used(document: Document, store: _Json) -> bool:
-    device = store.get("dev")
-    return device is not None and any(lun.get("path") == device for made in document.target for lun in made["lun"])
 
 
 def _store(document: Document, place: str, backend: str, store: _Json) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def _luns(document: Document, where: str, target: _Block) -> Iterator[dict[str, 
         given = store.last("lun")
         number = int(given) if given and given.isdigit() else next(free)
         made = _lun(document, f"{where} LUN {number}", store, target)
-        if made:
+        if made and document.claim(store.value, f"{where} LUN {number}"):
             yield {"id": number} | made
 
 

@@ -42,6 +42,7 @@ LIO: dict[str, Any] = {
             "wwn": "5e8d2a90-1111-2222-3333-444444444444",
         },
         {"attributes": {"block_size": 512}, "name": "ram", "plugin": "ramdisk", "size": 268435456, "wwn": "f00"},
+        {"attributes": {}, "name": "ram2", "plugin": "ramdisk", "size": 4096, "wwn": "f02"},
         {"dev": "/dev/sg3", "name": "tape", "plugin": "pscsi", "wwn": "f01"},
     ],
     "targets": [
@@ -108,7 +109,10 @@ LIO: dict[str, Any] = {
                 {
                     "attributes": {"authentication": 0, "demo_mode_write_protect": 1, "generate_node_acls": 1},
                     "enable": True,
-                    "luns": [{"index": 0, "storage_object": "/backstores/ramdisk/ram"}],
+                    "luns": [
+                        {"index": 0, "storage_object": "/backstores/ramdisk/ram2"},
+                        {"index": 1, "storage_object": "/backstores/ramdisk/ram"},
+                    ],
                     "node_acls": [],
                     "parameters": {"FirstBurstLength": "8192"},
                     "portals": [{"ip_address": "0.0.0.0", "iser": False, "port": 3260}],
@@ -163,6 +167,7 @@ incomingdiscoveryuser finder "finders keepers"
 
 <target iqn.2008-09.com.example:server.open>
     backing-store = /srv/images/open.img
+    backing-store /srv/images/one.img
     initiator-address ALL
 </target>
 

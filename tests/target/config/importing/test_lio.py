@@ -64,6 +64,7 @@ def test_what_has_no_counterpart_is_told() -> None:
         "LIO also serves plain iSCSI at iser://[2001:db8::1]:3261",
         "put the secret of CHAP user 'alice' into secrets/alice",
         "so its LUNs are read_only",
+        "sn.demo tpg1 LUN 1: not imported: /backstores/ramdisk/ram is a LUN already",
     ):
         assert words in notes, words
 

@@ -45,6 +45,7 @@ def test_what_has_no_counterpart_is_told() -> None:
         "was for the addresses 192.168.1.0/24, and rules here are by name; nobody gets in now",
         "LUN 2: not imported: a cd has no counterpart",
         "server.odd: not imported: it has no LUN",
+        "server.open LUN 2: not imported: /srv/images/one.img is a LUN already",
         "bs-type glfs has no counterpart",
         "put the secret of CHAP user 'bob' into secrets/bob",
         "LUN 0 of each target was tgt's controller",
