@@ -103,9 +103,9 @@ async def _serve(config: Config, admin: AdminConfig, file: Path | None) -> None:
     notify("READY=1")
     reloading = asyncio.create_task(reload_on(hangup, server))
     await stop.wait()
-    reloading.cancel()
     notify("STOPPING=1")
-    await server.close()
+    await server.close()  # which lets a reload end that has begun
+    reloading.cancel()
     await control.close()  # after the server, so that one may see what it still waits for
 
 

@@ -110,6 +110,19 @@ def test_a_name_without_wildcards_fits_itself_only(name: str) -> None:
     assert not matches(name, name + "x")
 
 
+def test_a_session_goes_on_under_rules_that_let_it_in_as_it_came() -> None:
+    name = "iqn.2026-11.test:a"
+    assert AccessPolicy().keeps(DISK, name, None)
+    assert policy(Rule(name="all")).keeps(DISK, name, None) == Rule(name="all")
+    assert policy(Rule(name="all")).keeps(DISK, name, "alice")
+    assert policy(Rule(name="no", allow=False)).keeps(DISK, name, None) is None
+    assert policy(Rule(name="he", initiator="iqn.he")).keeps(DISK, name, None) is None
+    proof = policy(Rule(name="proof", users=(ALICE,)))
+    assert proof.keeps(DISK, name, None) is None
+    assert proof.keeps(DISK, name, "bob") is None
+    assert proof.keeps(DISK, name, "alice")
+
+
 def test_the_audit_is_one_line_each(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "iser.audit")
     rules = policy(Rule(name="acl[0] iqn.*", users=(ALICE,)))

@@ -6,6 +6,7 @@ import pytest
 
 from iser.errors import BackendError, UsageError
 from iser.scsi import cdb
+from iser.scsi.codes import POWER_ON, REPORTED_LUNS_CHANGED
 from iser.scsi.const import Opcode
 from iser.scsi.inquiry import parse_standard
 from iser.scsi.lun import REPORT_LUNS_WLUN, encode_lun, lun_forms, parse_lun_list
@@ -190,3 +191,27 @@ async def test_close_closes_all_and_tells_the_first_failure() -> None:
 
 def test_complete_error_without_a_unit() -> None:
     assert codes_of(Bench().device.complete_error(BackendError("x"), write=True)) == (3, 0x0C, 0)
+
+
+def test_a_nexus_that_moves_is_told_of_the_difference_and_forgotten_where_it_was() -> None:
+    stays, goes, comes = (unit(lun=lun) for lun in range(3))
+    old = TargetDevice(NAME, {0: stays, 1: goes})
+    nexus = old.attach("i")
+    nexus.pending.clear()
+    for lu in (goes, stays):
+        lu.reserved_by = nexus
+    nexus.raise_attention(goes, POWER_ON)
+    new = TargetDevice(NAME, {0: stays, 2: comes})
+    new.take_over(nexus, old)
+    assert nexus.pending == {stays: [REPORTED_LUNS_CHANGED], comes: [POWER_ON, REPORTED_LUNS_CHANGED]}
+    assert [lu.reserved_by for lu in (goes, stays)] == [None, nexus]
+    assert (nexus in goes.nexuses, nexus in stays.nexuses, nexus in comes.nexuses) == (False, True, True)
+
+
+def test_a_nexus_that_moves_to_the_same_is_told_nothing() -> None:
+    only = unit()
+    old = TargetDevice(NAME, {0: only})
+    nexus = old.attach("i")
+    nexus.pending.clear()
+    TargetDevice(NAME, {0: only}).take_over(nexus, old)
+    assert not nexus.pending
