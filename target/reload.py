@@ -256,7 +256,7 @@ class _Reload:
         rule = self._policy.keeps(served.name, login.initiator_name, connection.user)
         if rule is None:
             return f"no rule lets {login.initiator_name} in as it logged in"
-        session.execution.move(served.view(rule))
+        session.move(served.view(rule))
         return None
 
     async def _open_late(self) -> None:

@@ -39,7 +39,7 @@ from iser.scsi.const import Status
 from target.counters import LunCounters
 from target.execution import Execution
 from target.numbering import Numbering
-from target.scsi import Done, LogicalUnit
+from target.scsi import Done, LogicalUnit, TargetDevice
 from target.task import Task
 
 __all__ = ["MAX_DRAINING", "MAX_IMMEDIATE", "Session", "SessionOwner"]
@@ -278,6 +278,12 @@ class Session:
         counters = self.counters.setdefault(self._owner.number_of(self, unit), LunCounters())
         self._counters[field] = counters
         return counters
+
+    def move(self, device: TargetDevice) -> None:
+        """The session's initiator sees ``device`` from now on."""
+        if self.execution:
+            self.execution.move(device)
+        self._counters.clear()  # a LUN field may mean another unit now
 
     def unit(self, lun: int) -> LogicalUnit | None:
         """The logical unit that a LUN field means in this session."""

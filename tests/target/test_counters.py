@@ -67,6 +67,20 @@ async def test_a_lun_that_a_rule_renames_is_counted_under_its_own_number() -> No
         assert list(server.lun_counters()) == [LunKey(TARGET, 2, "iser")]
 
 
+async def test_after_a_reload_a_lun_counts_as_what_it_has_become() -> None:
+    target = disk(luns=3)
+    rule = {"initiator": "*", "luns": {"0": 2}}
+    portal = {"p": {"listen": "iser://127.0.0.1:0"}}
+    target[0]["acl"] = (rule,)
+    async with serving(config(portal=portal, target=target)) as (server, port), served(port) as peer:
+        target[0]["acl"] = (rule | {"luns": {"0": 1}},)
+        await server.reload(config(portal=portal, target=target))
+        await peer.command(bytes(6))
+        await peer.command(bytes(6))
+        counted = {key.lun: counters.commands for key, counters in server.lun_counters().items()}
+        assert counted == {2: 1, 1: 2}
+
+
 async def test_an_aborted_command_is_counted_as_that() -> None:
     slow = {"on": "read", "action": "delay", "seconds": 0.2}
     async with serving(config(target=disk(slow))) as (server, port):
