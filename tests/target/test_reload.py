@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from iser.errors import BackendError, ConnectionFailed, LoginError, UsageError
+from iser.login import InitiatorLogin, InitiatorLoginConfig
 from iser.pdu import ScsiResponse
 from iser.scsi.cdb import read_blocks, read_capacity_16, report_luns, write_blocks
 from iser.scsi.lun import parse_lun_list
@@ -19,7 +20,7 @@ from target import reload as reload_module
 from target.config import Config
 from target.reload import ReloadIncomplete
 from target.server import TargetServer
-from tests.target.peer import TARGET, Peer, config, disk, served, serving
+from tests.target.peer import TARGET, Peer, config, disk, served, serving, until
 
 OTHER = TARGET + "-other"
 ISIDS = [bytes.fromhex(f"80cafe00010{number}") for number in range(4)]
@@ -89,12 +90,13 @@ async def busy(port: int, **who: Any) -> AsyncIterator[Peer]:
                 done += 1
 
         task = asyncio.create_task(run())
+        await until(lambda: done)
         yield peer
         before = done
-        await asyncio.sleep(0.05)
+        await until(lambda: done > before + 1 or task.done())
         stop = True
         await task
-        assert done > before > 0
+        assert done > before + 1 > 1
 
 
 async def test_a_session_that_nothing_changes_for_goes_on_with_its_io() -> None:
@@ -139,12 +141,12 @@ async def test_a_lun_that_goes_answers_what_it_runs() -> None:
 
 async def test_a_lun_does_not_wait_forever_for_what_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reload_module, "LUN_DRAIN_TIMEOUT", 0.05)
-    slow = MEMORY | {"id": 1, "faults": [{"on": "write", "action": "delay", "seconds": 0.3}]}
+    slow = MEMORY | {"id": 1, "faults": [{"on": "write", "action": "delay", "seconds": 1.0}]}
     async with serving(with_luns(MEMORY | {"id": 0}, slow)) as (server, port), served(port) as peer:
         assert await sense(peer, 1) == POWER_ON
         peer.send_command(write_blocks(0, 1), write=bytes(512), lun=1 << 48)
         await asyncio.sleep(0.02)
-        await asyncio.wait_for(server.reload(config()), 0.25)
+        await asyncio.wait_for(server.reload(config()), 0.8)
         assert await sense(peer) == LUNS_CHANGED
 
 
@@ -295,6 +297,23 @@ async def test_limits_are_those_of_new_sessions() -> None:
                 await crowd.log_in(isid=ISIDS[2])
             await crowd.datamover.close()
         assert await senses(old) == []
+
+
+async def test_a_login_under_way_begins_again() -> None:
+    async with serving(config(target=TWO)) as (server, port), served(port, target_name=OTHER, isid=ISIDS[1]) as stays:
+        peer = Peer()
+        await peer.connect(port)
+        login = InitiatorLogin(
+            InitiatorLoginConfig(
+                initiator_name="iqn.2026-11.test:i", target_name=TARGET, isid=ISIDS[2], security_stage=True
+            )
+        )
+        peer.datamover.send_control(login.start())
+        assert login.receive(await peer.receive()) is not None  # there is more to come
+        await server.reload(config(target=disk(name=OTHER)))
+        assert isinstance(await peer.over(), BaseException)
+        await peer.datamover.close()
+        assert await senses(stays) == []
 
 
 async def test_targets_are_renamed_with_their_file(tmp_path: Path) -> None:
