@@ -12,6 +12,7 @@ from iser.rdma.verbs.library import device_error, event_descriptors
 
 if TYPE_CHECKING:
     from iser.rdma.verbs.device import VerbsDevice
+    from iser.rdma.verbs.lifetime import Lifetime
     from iser.rdma.verbs.qp import VerbsQueuePair
 
 __all__ = ["POLL_BATCH", "VerbsCompletionQueue"]
@@ -52,7 +53,7 @@ class VerbsCompletionQueue(CompletionQueue):
         """A queue pair completes here."""
         self._pairs[pair.number] = pair
 
-    def detach(self, pair: VerbsQueuePair) -> None:
+    def detach(self, pair: Lifetime) -> None:
         """A queue pair is gone."""
         self._pairs.pop(pair.number, None)
         self._free_if_idle()

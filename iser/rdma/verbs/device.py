@@ -21,6 +21,7 @@ from iser.rdma.api import (
 from iser.rdma.verbs.constants import CAP_MEM_MGT_EXTENSIONS, NODE_TYPE_RNIC, PORT_ACTIVE, AsyncEvent
 from iser.rdma.verbs.cq import VerbsCompletionQueue
 from iser.rdma.verbs.library import Pyverbs, device_error, event_descriptors, load_pyverbs
+from iser.rdma.verbs.lifetime import Lifetime
 from iser.rdma.verbs.memory import VerbsProtectionDomain
 from iser.rdma.verbs.mlx5 import Mlx5, open_mlx5
 from iser.rdma.verbs.mrcache import PAGE, RawRegion
@@ -61,7 +62,7 @@ class VerbsDevice(Device):
         self.removed = False
         self._users = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pairs: set[VerbsQueuePair] = set()
+        self._pairs: set[Lifetime] = set()
 
     def alloc_pd(self) -> ProtectionDomain:
         pd = VerbsProtectionDomain(self)
@@ -126,11 +127,11 @@ class VerbsDevice(Device):
         if self.removed:
             self.close()
 
-    def attach(self, pair: VerbsQueuePair) -> None:
+    def attach(self, pair: Lifetime) -> None:
         """A queue pair is alive."""
         self._pairs.add(pair)
 
-    def detach(self, pair: VerbsQueuePair) -> None:
+    def detach(self, pair: Lifetime) -> None:
         """A queue pair is gone."""
         self._pairs.discard(pair)
 

@@ -227,7 +227,7 @@ async def test_a_gappy_list_is_one_request_before_the_command_and_one_to_end_it(
     assert end.pd.valid_keys == 0
     await end.complete(raw.invalidated[0][0])
     assert [each.wr_id for each in end.log] == ["inv"]
-    assert end.qp._credits == 64
+    assert end.qp._sends.credits == 64
     await end.close()
 
 
@@ -236,15 +236,15 @@ async def test_a_long_list_takes_as_many_places_in_the_queue_as_it_has_requests(
     end.connect()
     raw = cast("ListQP", end.raw)
     region = end.pd.alloc_mr(MrType.SG_GAPS, 300)
-    before = end.qp._credits
+    before = end.qp._sends.credits
     sg = scattered(memoryview(mmap.mmap(-1, 8192)), 200)
     region.map_sg(sg)
     end.qp.post_send(RegMr("reg", region, region.rkey, Access.REMOTE_WRITE, signaled=True))
     assert len(raw.posted) == 5
-    assert end.qp._credits == before - 5
+    assert end.qp._sends.credits == before - 5
     await end.complete(raw.posted[-1][0])
     assert [each.wr_id for each in end.log] == ["reg"]
-    assert end.qp._credits == before
+    assert end.qp._sends.credits == before
     await end.close()
 
 

@@ -84,7 +84,7 @@ async def test_silent_requests_are_told_complete_now_and_then_by_the_device_and_
     assert len(signaled) == 3
     await end.complete(*signaled)
     assert end.log == []
-    assert not end.qp._ring
+    assert not end.qp._sends.ring
 
 
 async def test_reads_in_between_do_not_keep_sends_from_being_told_complete(end: End) -> None:
@@ -94,7 +94,7 @@ async def test_reads_in_between_do_not_keep_sends_from_being_told_complete(end: 
     for number in range(4 * SIGNAL_INTERVAL):
         end.qp.post_send(RdmaRead(number, [view[:10]], 0, 7), Send(None, (memoryview(b"response"),), signaled=False))
         await end.complete(*[sent.wr_id for sent in end.raw.sends[-2:] if sent.flags & SEND_SIGNALED])
-    assert end.qp._posted < SIGNAL_INTERVAL
+    assert end.qp._sends.posted < SIGNAL_INTERVAL
 
 
 async def test_what_the_device_has_no_room_for_waits_in_order(device: VerbsDevice) -> None:
@@ -108,7 +108,7 @@ async def test_what_the_device_has_no_room_for_waits_in_order(device: VerbsDevic
     with pytest.raises(ResourceError, match="raise max_send_wr"):
         end.qp.post_send(*[Send(None, (memoryview(b"x"),))] * (SIGNAL_INTERVAL + 1))
     while len(end.log) < MIN_SEND_DEPTH:
-        await end.complete(*[sent.wr_id for sent in end.raw.sends if sent.wr_id >> 1 in dict(end.qp._ring)])
+        await end.complete(*[sent.wr_id for sent in end.raw.sends if sent.wr_id >> 1 in dict(end.qp._sends.ring)])
     assert [each.wr_id for each in end.log] == list(range(MIN_SEND_DEPTH))
     assert [sent.remote for sent in end.raw.sends[:4]] == [0, 40, 4096, 4136]
     await end.close()
@@ -307,7 +307,7 @@ async def test_a_failed_request_ends_the_connection_in_one_sentence(end: End, st
 
 
 async def test_what_the_device_never_flushes_is_flushed_for_it(end: End, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("iser.rdma.verbs.qp.FLUSH_TIMEOUT", 0.01)
+    monkeypatch.setattr("iser.rdma.verbs.lifetime.FLUSH_TIMEOUT", 0.01)
     arena = end.pd.alloc_buffer(100)
     end.connect(read_depth=1)
     end.qp.post_recv(1, arena)
@@ -324,7 +324,7 @@ async def test_what_the_device_never_flushes_is_flushed_for_it(end: End, monkeyp
 
 
 async def test_a_flush_that_nobody_explains_is_a_loss_after_a_moment(end: End, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("iser.rdma.verbs.qp.GRACE", 0.01)
+    monkeypatch.setattr("iser.rdma.verbs.lifetime.GRACE", 0.01)
     end.qp.post_recv(1, end.pd.alloc_buffer(100))
     end.connect()
     await end.complete(end.raw.receives[0].wr_id, status=5)
