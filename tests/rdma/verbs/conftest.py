@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 from collections.abc import AsyncIterator, Iterator
 from typing import cast
 
@@ -11,12 +12,14 @@ import pytest
 from iser.errors import IserError
 from iser.rdma.api import QpCap, WorkCompletion
 from iser.rdma.verbs import device as device_module
+from iser.rdma.verbs.constants import CmEventType
 from iser.rdma.verbs.cq import VerbsCompletionQueue
 from iser.rdma.verbs.device import VerbsDevice
 from iser.rdma.verbs.events import CmId, EventChannel
 from iser.rdma.verbs.memory import VerbsProtectionDomain
 from iser.rdma.verbs.options import VerbsOptions
 from iser.rdma.verbs.qp import VerbsQueuePair
+from iser.rdma.verbs.rdmacm import CmEvent
 from tests.rdma.verbs.fakes import FakeContext, FakeEventChannel, FakePyverbs, FakeQP
 
 
@@ -60,6 +63,14 @@ class End:
 async def turns(count: int = 5) -> None:
     for _ in range(count):
         await asyncio.sleep(0.001)
+
+
+def mapping(length: int) -> memoryview:
+    return memoryview(mmap.mmap(-1, length))[:length]
+
+
+def cm_event(kind: CmEventType) -> CmEvent:
+    return CmEvent(kind, 0, 1, 0, b"", 0, 0)
 
 
 @pytest.fixture

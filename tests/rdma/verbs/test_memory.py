@@ -8,13 +8,14 @@ from typing import cast
 
 import pytest
 
-from iser.errors import MemoryRegionError, UsageError
+from iser.errors import MemoryRegionError, ResourceError, UsageError
 from iser.rdma.address import address_of
 from iser.rdma.api import Access, MrType
 from iser.rdma.verbs.device import VerbsDevice
 from iser.rdma.verbs.memory import COPY_LIMIT, Hold, VerbsProtectionDomain
 from iser.sg import SgList
-from tests.rdma.verbs.fakes import FakeMR, FakePD
+from tests.rdma.verbs.conftest import End, mapping
+from tests.rdma.verbs.fakes import FakeContext, FakeMR, FakePD
 
 
 def domain(device: VerbsDevice) -> tuple[VerbsProtectionDomain, set[FakeMR]]:
@@ -114,3 +115,25 @@ async def test_a_region_refuses_what_it_cannot_do(device: VerbsDevice) -> None:
         pd.alloc_mr(MrType.MEM_REG, 1)
     with pytest.raises(UsageError, match="give at least 1"):
         pd.alloc_buffer(0)
+
+
+async def test_a_device_without_room_is_asked_again_after_idle_memory_went(
+    end: End, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = mapping(64 << 10), mapping(64 << 10)
+    end.pd.cache.give(end.pd.take_remote(first, 1))
+    monkeypatch.setattr(FakeContext, "memlock", FakeContext.pinned + 4096)
+    end.pd.cache.give(end.pd.take_remote(second, 1))
+    assert end.pd.cache.statistics.evictions == 1
+    monkeypatch.setattr(FakeContext, "memlock", FakeContext.pinned)
+    held = end.pd.take_remote(second, 1)
+    with pytest.raises(ResourceError, match=r"RLIMIT_MEMLOCK|no memory left to pin"):
+        end.pd.alloc_buffer(4096)
+    end.pd.cache.give(held)
+
+
+async def test_lists_that_a_region_cannot_hold_are_refused(device: VerbsDevice) -> None:
+    pd = device.alloc_pd()
+    with pytest.raises(ResourceError, match="has 1 to 1"):
+        pd.alloc_mr(MrType.SG_GAPS, 2)
+    pd.close()
