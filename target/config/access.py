@@ -155,7 +155,8 @@ def _target_faults(
     path: tuple[str | int, ...], target: Mapping[str, Any], users: Mapping[str, Any], portals: Mapping[str, Any]
 ) -> Iterator[Fault]:
     yield from _unknown((*path, "portals"), target.get("portals"), portals, "portal")
-    luns = {lun.get("id") for lun in _list(target.get("lun")) if isinstance(lun, Mapping)}
+    numbers = (lun.get("id") for lun in _list(target.get("lun")) if isinstance(lun, Mapping))
+    luns = {number for number in numbers if isinstance(number, int)}
     for number, acl in enumerate(_list(target.get("acl"))):
         if not isinstance(acl, Mapping):
             continue

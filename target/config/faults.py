@@ -151,7 +151,8 @@ def _size(value: object) -> int | None:
 
 
 def _lun_faults(path: KeyPath, lun: Mapping[str, Any], base: Path, paths: dict[Path, KeyPath]) -> Iterator[Fault]:
-    size, kind = _size(lun.get("size")), lun.get("backend")
+    size, backend = _size(lun.get("size")), lun.get("backend")
+    kind = backend if isinstance(backend, str) else ""
     block_size = lun.get("block_size", DEFAULT_BLOCK_SIZE)
     if not isinstance(block_size, int) or block_size <= 0:
         return

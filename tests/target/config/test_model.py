@@ -220,6 +220,8 @@ def test_values_of_every_kind(tmp_path: Path) -> None:
             'id = 0\nfaults = [\n  { on = "raed", action = "error" },\n]\n',
             "11: target[0].lun[0].faults[0].on: is 'raed'; it has to be 'read', 'write' or 'flush'",
         ),
+        ("id = 0\n", "id.a = 0\n", "10: target[0].lun[0].id: has to be a whole number, not {'a': 0}"),
+        ('backend = "memory"', "backend = {}", "11: target[0].lun[0].backend: is {}; it has to be 'memory', 'file'"),
         ('path = "disk.img"\n', "", "13: target[0].lun[1].path: is missing; a file LUN needs one"),
         ('path = "disk.img"', "path = 1", "16: target[0].lun[1].path: 1 is not a path; write a text in quotes"),
         ("[[target]]", "[[target]]\nlun = 5", "10: not TOML: "),
