@@ -6,6 +6,7 @@ back with the answers to the commands that hold them.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 from iser.errors import PoolEmpty, UsageError
@@ -43,7 +44,8 @@ class RegionPool:
         self.max_num_sg = max_num_sg
         self.page_size = page_size
         self._limit = limit
-        self._free: list[MemoryRegion] = []
+        # The longest idle first: where keys never change, a late access of the peer is not to hit the next command.
+        self._free: deque[MemoryRegion] = deque()
         self.in_use = 0
         self.high_water = 0
 
@@ -53,7 +55,7 @@ class RegionPool:
             raise PoolEmpty(
                 f"all {self._limit} memory regions for a {self._kind.value} are in use; lower the queue depth"
             )
-        region = self._free.pop() if self._free else self._pd.alloc_mr(self._kind, self.max_num_sg)
+        region = self._free.popleft() if self._free else self._pd.alloc_mr(self._kind, self.max_num_sg)
         self.in_use += 1
         self.high_water = max(self.high_water, self.in_use)
         return region
@@ -167,12 +169,13 @@ class SlotPool:
 
 
 class Arena:
-    """An object's whole memory under one key, and how many registrations use it now."""
+    """An object's whole memory, from ``address`` on, under one key, and how many registrations use it now."""
 
-    __slots__ = ("memory", "region", "users")
+    __slots__ = ("address", "memory", "region", "users")
 
-    def __init__(self, memory: memoryview, region: MemoryRegion) -> None:
+    def __init__(self, memory: memoryview, address: int, region: MemoryRegion) -> None:
         self.memory = memory
+        self.address = address
         self.region = region
         self.users = 0
 
@@ -230,4 +233,4 @@ class ArenaPool:
             region = self._pd.alloc_mr(MrType.MEM_REG, whole.shape.blocks)
         region.map_sg(whole)
         # The view keeps the object alive, so that its id names nothing else.
-        return Arena(whole.views[0], region)
+        return Arena(whole.views[0], whole.addresses[0], region)

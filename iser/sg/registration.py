@@ -136,7 +136,8 @@ class ArenaRegistration(Registration):
         region = self._arena.region
         self.region = region
         self.length = sg.length
-        self.iova = sg.addresses[0]
+        # Not the address itself: some devices count from the start of the region.
+        self.iova = region.iova + (sg.addresses[0] - self._arena.address)
         if region.valid:
             self.rkey = region.rkey
             self.work = ()

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iser.errors import PoolEmpty, ResourceError, UsageError
@@ -153,6 +153,7 @@ LIMITS = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)  # it carves out of 4 MiB, which takes a busy machine long
 @given(
     LIMITS,
     st.sampled_from(["auto", "frwr", "indirect", "bounce"]),

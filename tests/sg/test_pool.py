@@ -26,6 +26,16 @@ def test_regions_are_made_on_demand_up_to_the_limit(kind: MrType) -> None:
     assert (pool.in_use, pool.high_water) == (0, 2)
 
 
+def test_the_region_that_was_idle_longest_is_handed_out_first() -> None:
+    """A peer's late access with a key that never changes is not to hit the command that comes next."""
+    pd, _ = domain()
+    pool = RegionPool(pd, MrType.MEM_REG, 16, limit=3)
+    regions = [pool.take() for _ in range(3)]
+    for each in (regions[1], regions[2], regions[0]):
+        pool.give(each)
+    assert [pool.take() for _ in range(3)] == [regions[1], regions[2], regions[0]]
+
+
 def test_a_region_that_the_device_refuses_is_not_counted() -> None:
     pd, _ = domain()
     pool = RegionPool(pd, MrType.MEM_REG, 1 << 30, limit=2)

@@ -7,8 +7,8 @@ import pytest
 from iser.errors import PoolEmpty
 from iser.rdma.api import Access, MrType, RegMr
 from iser.sg import Direction, Registration, RegistrationCounters, SgList
-from iser.sg.pool import BouncePool, RegionPool
-from iser.sg.registration import copy_into
+from iser.sg.pool import ArenaPool, BouncePool, RegionPool
+from iser.sg.registration import ArenaRegistration, copy_into
 from tests.sg.devices import domain
 from tests.sg.lists import carve
 
@@ -93,6 +93,20 @@ def test_a_bounce_without_a_region_gives_its_memory_back() -> None:
     with pytest.raises(PoolEmpty):
         Registration.bounced(carve([(0, 8)]), Direction.READ, pages, bounces)
     assert bounces.in_use == 0
+
+
+@pytest.mark.parametrize("zero_based", [False, True])
+def test_a_piece_of_an_arena_is_told_as_the_device_counts(zero_based: bool) -> None:
+    pd, attributes = domain()
+    arenas = ArenaPool(pd, attributes)
+    whole = memoryview(bytearray(4096))
+    base = SgList.of(whole, writable=True).addresses[0]
+    arena = arenas.take(whole)
+    assert arena.region.iova == base
+    if zero_based:
+        arena.region.iova = 0
+    registration = ArenaRegistration(SgList.of(whole[100:200], writable=True), arenas)
+    assert (registration.iova, registration.length) == (arena.region.iova + 100, 100)
 
 
 def test_copy_into_keeps_the_order_of_the_list() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from iser.rdma.api import MrType
 from iser.sg import Direction, SgList, shape_of
-from iser.sg.strategies import BOUNCE, STRATEGIES, Bounce, FallbackReason, Frwr, Indirect, Resources, Strategy
+from iser.sg.strategies import BOUNCE, STRATEGIES, Bounce, FallbackReason, Frwr, Indirect, Mr512, Resources, Strategy
 from tests.sg.devices import PLAIN, domain
 from tests.sg.lists import carve
 
@@ -41,6 +41,23 @@ def test_a_page_list_needs_whole_pages_inside(
     spans: list[tuple[int, int]], limits: dict[str, Any], reason: FallbackReason | None
 ) -> None:
     assert refusal(made(Frwr, **limits), carve(spans)) is reason
+
+
+@pytest.mark.parametrize(
+    ("spans", "limits", "reason"),
+    [
+        ([(0, 512), (1024, 512)], {}, None),
+        ([(0, 512), (1025, 512)], {}, FallbackReason.UNALIGNED),
+        ([(0, 512), (1024, 512)], {"page_size_cap": 0xFFFFF000}, FallbackReason.NO_CAP),
+        ([(0, 512), (1024, 512)], {"max_fragments": 2}, None),
+        ([(0, 512), (1024, 512)], {"max_fragments": 1}, FallbackReason.FRAGMENTS),
+        ([(0, 512), (1024, 512)], {"max_page_list": 1}, FallbackReason.OVERSIZE),
+    ],
+)
+def test_a_list_of_sectors_needs_a_device_with_such_pages_that_joins_its_pieces(
+    spans: list[tuple[int, int]], limits: dict[str, Any], reason: FallbackReason | None
+) -> None:
+    assert refusal(made(Mr512, **{"page_size_cap": 0xFFFFFE00, **limits}), carve(spans)) is reason
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,15 @@ class Mr512(Strategy):
     name: ClassVar[str] = "mr512"
 
     def refuses(self, sg: SgList, shape: Shape, direction: Direction) -> FallbackReason | None:
-        """No such pages, gaps at 512 bytes, or more sectors than a region holds."""
+        """No such pages, gaps at 512 bytes, more pieces than the device joins, or more sectors than a region holds."""
         resources = self.resources
         if not resources.attributes.page_size_cap & SECTOR:
             return FallbackReason.NO_CAP
         sectors = shape_of(sg, SECTOR)
         if sectors.gaps:
             return FallbackReason.UNALIGNED
+        if len(sg) > resources.attributes.max_fragments:
+            return FallbackReason.FRAGMENTS
         return FallbackReason.OVERSIZE if sectors.blocks > resources.sector_lists.max_num_sg else None
 
     def register(self, sg: SgList, shape: Shape, direction: Direction) -> Registration:
