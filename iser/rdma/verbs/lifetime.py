@@ -45,6 +45,8 @@ _ERRORS: Final[dict[int, str]] = {
 
 
 class Phase(Enum):
+    """Where a connection is; the values go into messages."""
+
     INIT = "not connected"
     OPENING = "waiting for the peer"
     RTS = "connected"

@@ -46,7 +46,7 @@ def make_raw(
 ) -> tuple[Any, int]:
     """The device's queue pair of ``credits`` requests, and how many bytes it takes inline: as asked, else none.
 
-    Raises ResourceError and what else :func:`device_error` makes of a refusal.
+    Raises what :func:`iser.rdma.verbs.library.device_error` makes of the device's refusal.
     """
     pyverbs = device.pyverbs
     problem: Exception | None = None
