@@ -83,11 +83,18 @@ class OneNodeCeph:
         self._daemon("ceph-mon", "-f", "-i", "a")
         self.run("ceph-osd", "-i", "0", "--mkfs")  # it makes itself known to the monitor when it starts
         self._daemon("ceph-osd", "-f", "-i", "0")
-        deadline = time.monotonic() + 30
-        while " up " not in self.run("ceph", "osd", "tree"):
-            assert time.monotonic() < deadline, "the OSD does not come up"
+        deadline = time.monotonic() + 60
+        while not self._is_up():
+            if time.monotonic() > deadline:
+                raise TimeoutError("the OSD does not come up")
             time.sleep(0.2)
         self.run("ceph", "osd", "pool", "create", "rbd", "8")
+
+    def _is_up(self) -> bool:
+        try:
+            return " up " in self.run("ceph", "osd", "tree")
+        except subprocess.CalledProcessError:
+            return False  # the monitor is not there yet
 
     def _daemon(self, program: str, *arguments: str) -> None:
         command = [program, "-c", str(self.conf), *arguments]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -52,8 +53,15 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneNodeCeph]:
     missing = missing_programs()
     if missing:
         pytest.skip(f"Ceph is not installed: no {missing}")
-    with OneNodeCeph(tmp_path_factory.mktemp("ceph")) as cluster:
+    cluster = OneNodeCeph(tmp_path_factory.mktemp("ceph"))
+    try:
+        cluster.__enter__()
+    except (TimeoutError, subprocess.SubprocessError) as why:
+        pytest.skip(f"Ceph does not start on this machine: {why}")
+    try:
         yield cluster
+    finally:
+        cluster.__exit__(None, None, None)
 
 
 @one_cluster
