@@ -7,6 +7,8 @@ import mmap
 from collections import deque
 from typing import Final
 
+from iser.sg.pool import size_class
+
 __all__ = ["DEFAULT_STAGING", "StagingPool"]
 
 DEFAULT_STAGING: Final = 64 << 20  # bytes in use at once, over all sessions
@@ -34,7 +36,7 @@ class StagingPool:
 
     def try_take(self, length: int) -> memoryview | None:
         """At least ``length`` bytes, or None when one would have to wait."""
-        size = max(4096, 1 << (length - 1).bit_length())
+        size = size_class(length)
         if self._waiting or (self.in_use and self.in_use + size > self.limit):
             return None
         return self._grant(size)
@@ -45,7 +47,7 @@ class StagingPool:
         if memory is not None:
             return memory
         future: asyncio.Future[memoryview] = asyncio.get_running_loop().create_future()
-        entry = (max(4096, 1 << (length - 1).bit_length()), future)
+        entry = (size_class(length), future)
         self._waiting.append(entry)
         try:
             return await future

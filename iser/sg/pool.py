@@ -25,6 +25,7 @@ __all__ = [
     "RegionPool",
     "Slot",
     "SlotPool",
+    "size_class",
 ]
 
 PAGE: Final = 4096
