@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
-from initiator.conformance.case import Case, Failure, Outcome, Skipped, Unusual, Verdict
+from initiator.conformance.case import Case, Outcome
 from initiator.conformance.cases import CASES, chosen
 from initiator.conformance.command import Request, carry_out
 from initiator.conformance.output import as_json, as_junit
 from initiator.conformance.runner import run_cases
 from initiator.conformance.site import Site
 from initiator.conformance.survey import survey
+from initiator.conformance.verdict import Failure, Skipped, Unusual, Verdict
 
 __all__ = [
     "CASES",

@@ -1,39 +1,14 @@
-"""What a case is, and how it can end."""
+"""What a case is, and how one ended."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING
 
-from iser.errors import IserError
+from initiator.conformance.site import Site
+from initiator.conformance.verdict import Verdict
 
-if TYPE_CHECKING:
-    from initiator.conformance.site import Site
-
-__all__ = ["Case", "Failure", "Outcome", "Skipped", "Unusual", "Verdict", "require"]
-
-
-class Verdict(StrEnum):
-    """How a case ended.  WARN is legal, but not what most targets do, or not what the standard recommends."""
-
-    PASS = "pass"  # noqa: S105 - no password
-    WARN = "warn"
-    FAIL = "fail"
-    SKIP = "skip"
-
-
-class Failure(IserError):  # noqa: N818 - a verdict
-    """The target does not conform; the message is the sentence that says how."""
-
-
-class Unusual(IserError):  # noqa: N818 - a verdict
-    """Legal, but different from most targets."""
-
-
-class Skipped(IserError):  # noqa: N818 - a verdict
-    """The case does not apply; the message names who says so."""
+__all__ = ["Case", "Outcome"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +41,3 @@ class Outcome:
     verdict: Verdict
     why: str = ""
     seconds: float = 0.0
-
-
-def require(condition: object, sentence: str) -> None:
-    """Raises Failure with ``sentence`` unless ``condition`` holds."""
-    if not condition:
-        raise Failure(sentence)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from initiator.conformance.case import Case, Outcome, Verdict
+from initiator.conformance.case import Case, Outcome
 from initiator.conformance.cases import chosen
 from initiator.conformance.output import as_json, as_junit, case_table, console, outcome_table, summary
 from initiator.conformance.runner import CASE_TIMEOUT, run_cases
 from initiator.conformance.survey import survey
+from initiator.conformance.verdict import Verdict
 from initiator.url import Url
 from iser.errors import UsageError
 

@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 from rich.console import Console
 from rich.table import Table
 
-from initiator.conformance.case import Case, Outcome, Verdict
+from initiator.conformance.case import Case, Outcome
+from initiator.conformance.verdict import Verdict
 
 __all__ = ["as_json", "as_junit", "case_table", "console", "outcome_table", "summary"]
 

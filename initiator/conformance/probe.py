@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Self
 
-from initiator.conformance.case import Failure, Skipped
 from initiator.conformance.region import Region
+from initiator.conformance.verdict import Failure, Skipped
 from iser.datamover.endpoint import Endpoint
 from iser.errors import IserError, PduError
 from iser.pdu import (

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
-from initiator.conformance.case import Case, Failure, Outcome, Skipped, Unusual, Verdict
+from initiator.conformance.case import Case, Outcome
 from initiator.conformance.site import Site
+from initiator.conformance.verdict import Failure, Skipped, Unusual, Verdict
 from iser.errors import IserError
 
 __all__ = ["CASE_TIMEOUT", "RECOVERY", "run_cases"]

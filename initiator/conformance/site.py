@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from initiator.conformance.case import Failure, Skipped
 from initiator.conformance.probe import PATIENCE, QUIET, Answer, Probe
 from initiator.conformance.talk import Talk
+from initiator.conformance.verdict import Failure, Skipped
 from initiator.establish import settle_time
 from initiator.options import ConnectOptions
 from initiator.url import Portal

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from initiator.conformance.case import Failure, Unusual
 from initiator.conformance.probe import Probe
+from initiator.conformance.verdict import Failure, Unusual
 from iser.login import LoginStatus, Negotiation, Pair, Role, Wishes, decode_text, encode_text
 from iser.pdu import (
     LOGIN_CONTINUE,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from initiator.conformance.case import Case, Failure, Skipped, Unusual, require
+from initiator.conformance.case import Case
 from initiator.conformance.site import Session, Site
+from initiator.conformance.verdict import Failure, Skipped, Unusual, require
 from iser.login import Wishes
 from iser.pdu import FINAL, RESERVED_TAG, DataOut, Pdu, Reject, ScsiResponse
 from iser.scsi.cdb import write_blocks

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from initiator.conformance.case import Case, Failure, Unusual, require
+from initiator.conformance.case import Case
 from initiator.conformance.probe import Arrival, Probe
 from initiator.conformance.site import Session, Site
+from initiator.conformance.verdict import Failure, Unusual, require
 from iser.errors import IserError
 from iser.login import Pair, TargetRecord, TextRequester, parse_targets
 from iser.pdu import (

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from initiator.conformance.case import Case, Failure, Unusual, require
+from initiator.conformance.case import Case
 from initiator.conformance.probe import Answer
 from initiator.conformance.site import Session, Site
+from initiator.conformance.verdict import Failure, Unusual, require
 from iser.pdu import (
     COMMAND_READ,
     COMMAND_WRITE,

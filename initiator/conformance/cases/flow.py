@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from initiator.conformance.case import Case, Failure, Unusual, require
+from initiator.conformance.case import Case
 from initiator.conformance.site import Session, Site
+from initiator.conformance.verdict import Failure, Unusual, require
 from iser.pdu import FINAL, IMMEDIATE, RESERVED_TAG, NopIn, NopOut, Pdu, Reject, TextRequest, TextResponse, sn_le, sn_lt
 from iser.scsi.cdb import read_blocks, test_unit_ready
 

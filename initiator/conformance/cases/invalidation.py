@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from initiator.conformance.case import Case, Skipped, Unusual, require
+from initiator.conformance.case import Case
 from initiator.conformance.cases.data import fresh
 from initiator.conformance.probe import Answer
 from initiator.conformance.site import Session, Site
+from initiator.conformance.verdict import Skipped, Unusual, require
 from iser.pdu import FINAL, IMMEDIATE, LogoutRequest, LogoutResponse, NopIn, NopOut
 from iser.pdu.bhs import TaskManagementRequest, TaskManagementResponse
 from iser.scsi.cdb import inquiry, read_blocks, test_unit_ready, write_blocks

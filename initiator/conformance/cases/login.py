@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from initiator.conformance.case import Case, Failure, Unusual, require
+from initiator.conformance.case import Case
 from initiator.conformance.site import Site, new_isid
 from initiator.conformance.talk import Talk, offers, refused
+from initiator.conformance.verdict import Failure, Unusual, require
 from iser.login import LoginStatus, encode_text
 from iser.pdu import IMMEDIATE, LOGIN_CONTINUE, NopIn, NopOut, Stage
 

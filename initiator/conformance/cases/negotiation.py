@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from typing import Any, Final
 
-from initiator.conformance.case import Case, Failure, Skipped, Unusual, require
+from initiator.conformance.case import Case
 from initiator.conformance.site import Site
 from initiator.conformance.talk import Said, offers
+from initiator.conformance.verdict import Failure, Skipped, Unusual, require
 
 __all__ = ["CASES"]
 

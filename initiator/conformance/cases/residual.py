@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from initiator.conformance.case import Case, Failure, Unusual, require
+from initiator.conformance.case import Case
 from initiator.conformance.cases.data import fresh
 from initiator.conformance.probe import Answer
 from initiator.conformance.site import Site
+from initiator.conformance.verdict import Failure, Unusual, require
 from iser.pdu import RESPONSE_BIDI_OVERFLOW, RESPONSE_BIDI_UNDERFLOW, RESPONSE_OVERFLOW, RESPONSE_UNDERFLOW
 from iser.scsi.cdb import inquiry, read_blocks, read_capacity_10, test_unit_ready, write_blocks
 

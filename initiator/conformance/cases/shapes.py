@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from typing import Any, Final
 
-from initiator.conformance.case import Case, require
+from initiator.conformance.case import Case
 from initiator.conformance.cases.data import fresh
 from initiator.conformance.site import Site
+from initiator.conformance.verdict import require
 from initiator.shapes import MIN_ELEMENTS, Arena, layout
 from iser.rdma.api import Access
 from iser.scsi.cdb import read_blocks, write_blocks

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from initiator.conformance.case import Case, Failure, Skipped, Unusual, require
+from initiator.conformance.case import Case
 from initiator.conformance.cases.data import fresh
 from initiator.conformance.site import Session, Site
 from initiator.conformance.talk import offers
+from initiator.conformance.verdict import Failure, Skipped, Unusual, require
 from iser.login import Wishes
 from iser.pdu import COMMAND_READ, ScsiResponse
 from iser.rdma.api import Access

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from initiator.conformance.case import Case, Skipped, Unusual, require
+from initiator.conformance.case import Case
 from initiator.conformance.site import Session, Site
+from initiator.conformance.verdict import Skipped, Unusual, require
 from iser.pdu import FINAL, IMMEDIATE, Reject, ScsiResponse, TaskManagementRequest, TaskManagementResponse
 from iser.pdu.const import TaskManagementFunction as Function
 from iser.pdu.const import TaskManagementResponseCode as Code
