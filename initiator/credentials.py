@@ -8,39 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from initiator.options import ConnectOptions
 from iser.errors import UsageError
-from iser.login.chap import DEFAULT_ALGORITHMS, ChapAlgorithm, ChapUser, InitiatorChap
+from iser.login.chap import ChapUser, InitiatorChap, parse_algorithms
 from iser.secret import Secret
 
-if TYPE_CHECKING:
-    from initiator.options import ConnectOptions
-
-__all__ = ["ENV_PASSWORD", "ENV_TARGET_PASSWORD", "ENV_TARGET_USER", "ENV_USER", "make_auth", "parse_algorithms"]
+__all__ = ["ENV_PASSWORD", "ENV_TARGET_PASSWORD", "ENV_TARGET_USER", "ENV_USER", "make_auth"]
 
 ENV_USER: Final = "LIBISCSI_CHAP_USERNAME"
 ENV_PASSWORD: Final = "LIBISCSI_CHAP_PASSWORD"  # noqa: S105 - the name of a variable
 ENV_TARGET_USER: Final = "LIBISCSI_CHAP_TARGET_USERNAME"
 ENV_TARGET_PASSWORD: Final = "LIBISCSI_CHAP_TARGET_PASSWORD"  # noqa: S105 - likewise
-
-_ALGORITHMS: Final = {
-    "md5": ChapAlgorithm.MD5,
-    "sha1": ChapAlgorithm.SHA1,
-    "sha256": ChapAlgorithm.SHA256,
-    "sha3-256": ChapAlgorithm.SHA3_256,
-}
-
-
-def parse_algorithms(text: str) -> tuple[ChapAlgorithm, ...]:
-    """CHAP algorithms by name, best first, with commas between; "" for our own order.  Raises UsageError."""
-    if not text:
-        return DEFAULT_ALGORITHMS
-    names = text.split(",")
-    unknown = next((name for name in names if name not in _ALGORITHMS), None)
-    if unknown is not None:
-        raise UsageError(f"CHAP algorithm {unknown!r} does not exist; choose among {', '.join(_ALGORITHMS)}")
-    return tuple(dict.fromkeys(_ALGORITHMS[name] for name in names))
 
 
 def make_auth(options: ConnectOptions, environment: Mapping[str, str] | None = None) -> InitiatorChap | None:

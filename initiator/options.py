@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
-from initiator.credentials import parse_algorithms
 from iser.errors import UsageError
 from iser.login import is_iscsi_name
+from iser.login.chap import parse_algorithms
 from iser.rdma.choose import AUTO, check_provider
 from iser.sg.planner import check_strategy
 from iser.sg.strategies import Immediate

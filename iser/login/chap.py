@@ -26,6 +26,7 @@ from iser.login.text import MAX_VALUE_LENGTH, NONE, Pair, decode_binary, decode_
 from iser.secret import Secret
 
 __all__ = [
+    "ALGORITHMS",
     "CHAP",
     "DEFAULT_ALGORITHMS",
     "MAX_CHALLENGE",
@@ -34,6 +35,7 @@ __all__ = [
     "InitiatorChap",
     "TargetChap",
     "chap_response",
+    "parse_algorithms",
 ]
 
 CHAP: Final = "CHAP"
@@ -63,6 +65,24 @@ class ChapAlgorithm(IntEnum):
 
 #: Best first.
 DEFAULT_ALGORITHMS: Final = (ChapAlgorithm.SHA3_256, ChapAlgorithm.SHA256, ChapAlgorithm.SHA1, ChapAlgorithm.MD5)
+#: By the names that URLs and files use.
+ALGORITHMS: Final = {
+    "md5": ChapAlgorithm.MD5,
+    "sha1": ChapAlgorithm.SHA1,
+    "sha256": ChapAlgorithm.SHA256,
+    "sha3-256": ChapAlgorithm.SHA3_256,
+}
+
+
+def parse_algorithms(text: str) -> tuple[ChapAlgorithm, ...]:
+    """Algorithms by name, best first, with commas between; "" for our own order.  Raises UsageError."""
+    if not text:
+        return DEFAULT_ALGORITHMS
+    names = text.split(",")
+    unknown = next((name for name in names if name not in ALGORITHMS), None)
+    if unknown is not None:
+        raise UsageError(f"CHAP algorithm {unknown!r} does not exist; choose among {', '.join(ALGORITHMS)}")
+    return tuple(dict.fromkeys(ALGORITHMS[name] for name in names))
 
 
 class ChapUser(NamedTuple):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from iser.errors import UsageError
-from iser.login.chap import ChapAlgorithm, ChapUser
+from iser.login.chap import ALGORITHMS, ChapUser
 from iser.scsi.lun import MAX_LUN
 from iser.secret import Secret
 from target.access import AccessPolicy, Rule
@@ -21,12 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AccessConfig", "AclConfig", "ChapConfig", "DiscoveryConfig", "access_faults", "build_policy"]
 
-ALGORITHMS = {
-    "md5": ChapAlgorithm.MD5,
-    "sha1": ChapAlgorithm.SHA1,
-    "sha256": ChapAlgorithm.SHA256,
-    "sha3-256": ChapAlgorithm.SHA3_256,
-}
 _Algorithm = Literal["md5", "sha1", "sha256", "sha3-256"]
 _LUN = {"type": "integer", "minimum": 0, "maximum": MAX_LUN}
 _LUN_MAP = {

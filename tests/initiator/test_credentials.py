@@ -14,11 +14,10 @@ from initiator.credentials import (
     ENV_TARGET_USER,
     ENV_USER,
     make_auth,
-    parse_algorithms,
 )
 from initiator.options import ConnectOptions
 from iser.errors import UrlError, UsageError
-from iser.login.chap import DEFAULT_ALGORITHMS, ChapAlgorithm
+from iser.login.chap import DEFAULT_ALGORITHMS, ChapAlgorithm, parse_algorithms
 
 SECRET, OTHER = "a secret of ours", "a secret of theirs"
 ENVIRONMENT = {ENV_USER: "alice", ENV_PASSWORD: SECRET}
