@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Final
 
 from iser.datamover import TargetDatamover
@@ -16,7 +17,20 @@ from iser.scsi.codes import SenseCode
 from iser.scsi.const import SenseKey, Status
 from iser.scsi.sense import build_sense
 from iser.sg import scatter, slice_views
-from target.scsi import GOOD, Async, Done, LogicalUnit, Nexus, ReadMedia, ScsiTask, TargetDevice, WriteMedia
+from target.scsi import (
+    GOOD,
+    Async,
+    Done,
+    LogicalUnit,
+    Nexus,
+    Ordered,
+    Plan,
+    ReadMedia,
+    ScsiTask,
+    TargetDevice,
+    TaskSet,
+    WriteMedia,
+)
 from target.staging import StagingPool
 from target.task import Task
 
@@ -71,15 +85,39 @@ class Execution:
         task = Task(bhs, scsi, plan, unsolicited)
         task.received = len(pdu.data)
         kind = type(plan)
-        if kind is ReadMedia:
+        if kind is ReadMedia:  # these two here save a call
             self._read(task, plan)  # type: ignore[arg-type]  # type() is twice as fast as isinstance here
         elif kind is WriteMedia:
             self._write(task, plan, pdu.data)  # type: ignore[arg-type]
+        else:
+            self._carry_out(task, plan, pdu.data)
+        return task
+
+    def _carry_out(self, task: Task, plan: Plan, immediate: memoryview | bytes | bytearray) -> None:
+        """Begin what ``plan`` says."""
+        kind = type(plan)
+        if kind is ReadMedia:
+            self._read(task, plan)  # type: ignore[arg-type]
+        elif kind is WriteMedia:
+            self._write(task, plan, immediate)  # type: ignore[arg-type]
         elif kind is Done:
             self._done(task, plan)  # type: ignore[arg-type]
+        elif kind is Async:
+            self._parameters(task, plan, immediate)  # type: ignore[arg-type]
         else:
-            self._parameters(task, plan, pdu.data)  # type: ignore[arg-type]
-        return task
+            self._order(task, plan, immediate)  # type: ignore[arg-type]
+
+    def _order(self, task: Task, plan: Ordered, immediate: memoryview | bytes | bytearray) -> None:
+        """Begin a command now, or when those have ended that it has to wait for; its data may come meanwhile."""
+        task.early = bytearray(immediate)
+        begin = partial(self._begin, task, plan.lu)
+        if TaskSet.of(plan.lu).enter(task, task.scsi.attr, begin):
+            begin()
+
+    def _begin(self, task: Task, unit: LogicalUnit) -> None:
+        early, task.early = task.early, None
+        task.plan = self._device.begin(unit, task.scsi)
+        self._carry_out(task, task.plan, early or b"")
 
     def data_out(self, task: Task, bhs: DataOut, data: memoryview | bytes) -> None:
         """Unsolicited data of a running task.  Raises PduError when it is not what was agreed."""
@@ -213,7 +251,7 @@ class Execution:
 
     # Writes
 
-    def _write(self, task: Task, plan: WriteMedia, immediate: memoryview | bytes) -> None:
+    def _write(self, task: Task, plan: WriteMedia, immediate: memoryview | bytes | bytearray) -> None:
         bhs = task.bhs
         if bhs.flags & COMMAND_READ:
             self._answer(task, plan.lu.check(_WRONG_DIRECTION), 0)
@@ -230,7 +268,7 @@ class Execution:
         else:
             self._collect(task, views, immediate)
 
-    def _stage(self, task: Task, length: int, immediate: memoryview | bytes) -> None:
+    def _stage(self, task: Task, length: int, immediate: memoryview | bytes | bytearray) -> None:
         """Collect ``length`` bytes in staging memory, as soon as there is some."""
         task.staging = self._staging.try_take(length)
         if task.staging is not None:
@@ -244,7 +282,7 @@ class Execution:
         early, task.early = task.early, None
         self._collect(task, [staging[:length]], early or b"")
 
-    def _parameters(self, task: Task, plan: Async, immediate: memoryview | bytes) -> None:
+    def _parameters(self, task: Task, plan: Async, immediate: memoryview | bytes | bytearray) -> None:
         length = min(plan.data_out_length, task.bhs.edtl) if task.bhs.flags & COMMAND_WRITE else 0
         if length > MAX_PARAMETER_LIST:
             raise PduError(f"the initiator sent {length} bytes of parameters; at most {MAX_PARAMETER_LIST}", _FIELD)
@@ -318,6 +356,8 @@ class Execution:
         self._release(task)
         task.ended = True
         self._finish(task, done, length)
+        if task.waiters is not None:
+            self._tell(task)
 
     def _end(self, task: Task) -> None:
         """An aborted task's last breath."""
@@ -325,8 +365,7 @@ class Execution:
         self._tell(task)
 
     def _tell(self, task: Task) -> None:
-        if task.ended:
-            return
+        """A task that is over in everybody's eyes: tell those who wait for that, once."""
         task.ended = True
         waiters, task.waiters = task.waiters, None
         for waiter in waiters or ():

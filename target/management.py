@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -31,6 +31,7 @@ class TaskManager:
         self._device = device
         self._sessions = sessions
         device.abort_tasks = self._abort_tasks_of
+        device.running = self._running
 
     def manage(self, session: Session, bhs: TaskManagementRequest, done: Callable[[int], None]) -> None:
         """Begin a function for ``session``; ``done`` gets the response code when the last task touched has ended."""
@@ -100,6 +101,10 @@ class TaskManager:
         done(code)
         for session in list(self._sessions):
             session.close("the target was reset")
+
+    def _running(self, unit: LogicalUnit) -> Iterator[Task]:
+        for session in self._sessions:
+            yield from self._tasks_on(session, unit)
 
     def _tasks_on(self, session: Session, unit: LogicalUnit) -> list[Task]:
         return session.tasks_where(lambda command: session.unit(command.lun) is unit)

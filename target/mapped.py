@@ -17,9 +17,9 @@ class MappedDevice(TargetDevice):
 
     def __init__(self, whole: TargetDevice, luns: Mapping[int, int]) -> None:
         units = {shown: whole.luns[real] for shown, real in luns.items() if real in whole.luns}
-        kept = [(unit, unit.neighbours, unit.abort_tasks) for unit in units.values()]
+        kept = [(unit, unit.neighbours, unit.abort_tasks, unit.running) for unit in units.values()]
         super().__init__(whole.name, units)
-        for unit, neighbours, abort_tasks in kept:
-            unit.neighbours, unit.abort_tasks = neighbours, abort_tasks
+        for unit, neighbours, abort_tasks, running in kept:
+            unit.neighbours, unit.abort_tasks, unit.running = neighbours, abort_tasks, running
         # A reset tells everybody, whatever number they know the unit by.
         self._nexuses = whole._nexuses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from iser.errors import BackendError, UsageError
@@ -28,7 +29,8 @@ from target.scsi.commands import Need, handlers, row_of, without_aca
 from target.scsi.gate import gate
 from target.scsi.inquiry import no_unit_inquiry
 from target.scsi.nexus import Nexus
-from target.scsi.plan import Done, Plan, ScsiTask
+from target.scsi.plan import Done, Ordered, Plan, ScsiTask
+from target.scsi.taskset import ACA, SIMPLE, Command
 from target.scsi.unit import Identity, LogicalUnit, complete_error
 
 __all__ = ["MAX_LUNS", "TargetDevice"]
@@ -39,7 +41,6 @@ MAX_LUNS: Final = 1024
 #: Commands that a waiting unit attention does not stop (SAM-5 5.14).
 _PASS_ATTENTION = frozenset((Opcode.INQUIRY, Opcode.REPORT_LUNS, Opcode.REQUEST_SENSE))
 _DESC = 0x01
-_TASK_ATTRIBUTE_ACA = 4
 _WELL_KNOWN_ONLY = 1
 _KNOWN_SELECTS = (0, 1, 2)
 
@@ -64,13 +65,19 @@ class TargetDevice:
         self._handlers[Opcode.REPORT_LUNS] = without_aca(self._report_luns_of_unit)
         #: Ends the tasks of nexuses on a unit; set by whoever runs them, for PREEMPT AND ABORT.
         self.abort_tasks: Callable[[LogicalUnit, Sequence[Nexus]], Awaitable[None]] | None = None
+        #: The commands on a unit that have not ended; set by whoever runs them, for its task set.
+        self.running: Callable[[LogicalUnit], Iterable[Command]] | None = None
         for unit in self.luns.values():
             unit.neighbours = self.luns.values
             unit.abort_tasks = self._abort_tasks
+            unit.running = partial(self._running, unit)
 
     async def _abort_tasks(self, unit: LogicalUnit, nexuses: Sequence[Nexus]) -> None:
         if self.abort_tasks is not None:
             await self.abort_tasks(unit, nexuses)
+
+    def _running(self, unit: LogicalUnit) -> Iterable[Command]:
+        return self.running(unit) if self.running is not None else ()
 
     def attach(self, name: str) -> Nexus:
         """A new I_T nexus; its first command to each unit will find POWER ON.  Give it back to :meth:`detach`."""
@@ -113,15 +120,21 @@ class TargetDevice:
         cdb = task.cdb
         unit = self._units.get(task.lun)
         handler = self._handlers.get(cdb[0]) if len(cdb) >= 16 else None
-        if unit is None or handler is None or unit.gated or task.nexus.pending or task.attr == _TASK_ATTRIBUTE_ACA:
+        if unit is None or handler is None or unit.gated or task.nexus.pending or task.attr > SIMPLE:
             return self._start_checked(unit, task)
         return handler(unit, task)
 
     def _start_checked(self, unit: LogicalUnit | None, task: ScsiTask) -> Plan:
         """As :meth:`start`, for whatever is not the plain case."""
-        opcode = task.cdb[0] if task.cdb else -1
         if unit is None:
-            return self._no_unit(opcode, task)
+            return self._no_unit(task)
+        if unit.task_set is not None or SIMPLE < task.attr < ACA:
+            return Ordered(unit)
+        return self.begin(unit, task)
+
+    def begin(self, unit: LogicalUnit, task: ScsiTask) -> Plan:
+        """As :meth:`start`, of a command that nothing older on ``unit`` keeps from beginning."""
+        opcode = task.cdb[0] if task.cdb else -1
         if opcode not in _PASS_ATTENTION:
             code = task.nexus.take_attention(unit)
             if code is not None:
@@ -134,8 +147,8 @@ class TargetDevice:
         return self._stopped(unit, task) or handler(unit, task)
 
     def _stopped(self, unit: LogicalUnit, task: ScsiTask) -> Done | None:
-        """What stops a command that is well-formed: an ACA, which no unit has, or the state of the unit."""
-        if task.attr == _TASK_ATTRIBUTE_ACA:
+        """What stops a command that is well-formed: an attribute that no unit has, or the state of the unit."""
+        if task.attr >= ACA:
             return unit.check(INVALID_MESSAGE)
         row = row_of(task.cdb)
         if not unit.gated or row is None:
@@ -143,8 +156,9 @@ class TargetDevice:
         medium, sanitize = bool(row.need & Need.MEDIUM), not row.need & Need.IDLE
         return gate(unit, task.nexus, row.opcode, row.access, medium=medium, sanitize=sanitize)
 
-    def _no_unit(self, opcode: int, task: ScsiTask) -> Done:
+    def _no_unit(self, task: ScsiTask) -> Done:
         """What a LUN that is not there answers (SPC-4 6.6.2, 6.33, 6.39)."""
+        opcode = task.cdb[0] if task.cdb else -1
         complete = len(task.cdb) >= cdb_length(opcode) if opcode >= 0 else False
         if complete and opcode == Opcode.INQUIRY and not task.cdb[1] & 1:
             return no_unit_inquiry(self._identity, task)

@@ -50,7 +50,7 @@ _TPGS_IMPLICIT = 0x10
 _3PC = 0x08
 _WSNZ = 0x01
 _UGAVALID = 1 << 31
-_HEADSUP, _SIMPSUP = 0x04, 0x01
+_HEADSUP, _ORDSUP, _SIMPSUP = 0x04, 0x02, 0x01
 _V_SUP = 0x01
 _LUICLR = 0x01
 
@@ -124,9 +124,9 @@ def _name(text: str) -> bytes:
 
 
 def _extended(lu: LogicalUnit) -> bytes:
-    """Head of queue and simple tasks; a volatile cache where the backend has one; no protection information."""
+    """All task attributes but ACA; a volatile cache where the backend has one; no protection information."""
     volatile = _V_SUP if lu.backend.capabilities & BackendCap.WRITE_CACHE else 0
-    return struct.pack(">xBBB56x", _HEADSUP | _SIMPSUP, volatile, _LUICLR)
+    return struct.pack(">xBBB56x", _HEADSUP | _ORDSUP | _SIMPSUP, volatile, _LUICLR)
 
 
 def _block_limits(lu: LogicalUnit) -> bytes:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from target.scsi.nexus import Nexus
     from target.scsi.unit import LogicalUnit
 
-__all__ = ["GOOD", "Async", "Done", "Plan", "ReadMedia", "ScsiTask", "WriteMedia"]
+__all__ = ["GOOD", "Async", "Done", "Ordered", "Plan", "ReadMedia", "ScsiTask", "WriteMedia"]
 
 
 @dataclass(slots=True)
@@ -78,7 +78,17 @@ class Async:
     data_out_length: int = 0
 
 
-Plan = Done | ReadMedia | WriteMedia | Async
+@dataclass(slots=True)
+class Ordered:
+    """The command minds others: it enters the task set of ``lu``.
+
+    When that lets it begin, :meth:`target.scsi.device.TargetDevice.begin` says how to carry it out.
+    """
+
+    lu: LogicalUnit
+
+
+Plan = Done | ReadMedia | WriteMedia | Async | Ordered
 
 #: The plain answer.  Shared, so nobody may change it.
 GOOD = Done()

@@ -29,6 +29,7 @@ from target.scsi.store import ReservationStore
 
 if TYPE_CHECKING:
     from target.scsi.nexus import Nexus
+    from target.scsi.taskset import Command, TaskSet
 
 __all__ = [
     "BLOCK_SIZES",
@@ -95,7 +96,10 @@ class LogicalUnit:
 
     ``shift`` is log2 of the block size, ``max_blocks`` the most blocks of one command.  ``descriptor_sense`` is the
     D_SENSE bit: it chooses the format of all sense data.  ``gated`` is set while a command has to be looked at before
-    it may start: see :mod:`target.scsi.gate`.  Raises UsageError for options that cannot be.
+    it may start: see :mod:`target.scsi.gate` and :mod:`target.scsi.taskset`.  ``neighbours``, ``abort_tasks`` and
+    ``running``, the commands on the unit that have not ended, are set by the device that it belongs to.
+
+    Raises UsageError for options that cannot be.
     """
 
     __slots__ = (
@@ -117,9 +121,11 @@ class LogicalUnit:
         "read_only",
         "reservation_lock",
         "reserved_by",
+        "running",
         "sanitizing",
         "shift",
         "software_protect",
+        "task_set",
         "write_through",
     )
 
@@ -144,6 +150,8 @@ class LogicalUnit:
         self.nexuses: set[Nexus] = set()
         self.neighbours: Callable[[], Iterable[LogicalUnit]] = lambda: (self,)
         self.abort_tasks: Callable[[LogicalUnit, Sequence[Nexus]], Awaitable[None]] | None = None
+        self.running: Callable[[], Iterable[Command]] = tuple
+        self.task_set: TaskSet | None = None
         self.preventing: set[Nexus] = set()
         self.ejected = False
         self.reserved_by: Nexus | None = None
@@ -195,12 +203,13 @@ class LogicalUnit:
         self.read_only = protect or self.backend.read_only
 
     def update_gate(self) -> None:
-        """To be called after each change of what :mod:`target.scsi.gate` looks at."""
+        """To be called after each change of what :mod:`target.scsi.gate` looks at, and of ``task_set``."""
         self.gated = (
             self.ejected
             or self.sanitizing is not None
             or self.reserved_by is not None
             or self.persistent.reservation is not None
+            or self.task_set is not None
         )
 
     def reset(self) -> None:
