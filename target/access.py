@@ -17,7 +17,7 @@ from iser.errors import LoginError
 from iser.login import DISCOVERY, Admission, AdmissionRequest, LoginStatus, TargetAuth, login_error
 from iser.login.chap import DEFAULT_ALGORITHMS, ChapAlgorithm, ChapUser, TargetChap
 
-__all__ = ["OPEN", "AccessPolicy", "Grant", "Rule", "audit_allowed", "audit_denied", "matches"]
+__all__ = ["OPEN", "AccessPolicy", "Grant", "Rule", "audit_allowed", "audit_denied", "audit_redirected", "matches"]
 
 _LONGEST: Final = 256  # characters of a peer's own text in an audit line
 
@@ -132,6 +132,11 @@ def audit_denied(request: AdmissionRequest | None, grant: Admission | None, addr
     who = _who(request, address) if request else f"address={address}"
     rule = grant.rule.name if isinstance(grant, Grant) else "-"
     audit.info("denied %s rule=%s: %s", who, _safe(rule), _safe(str(error)))
+
+
+def audit_redirected(request: AdmissionRequest, address: str, error: LoginError) -> None:
+    """One line for a login that has to go elsewhere, which was neither let in nor kept out."""
+    audit.info("redirected %s: %s", _who(request, address), _safe(str(error)))
 
 
 def _who(request: AdmissionRequest, address: str) -> str:

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from time import time
 from typing import Final
 
-from iser.errors import ConnectionLost, IserError, PduError
+from iser.errors import ConnectionLost, IserError, LoginError, PduError
 from iser.login import (
     LOGIN_DATA_LENGTH,
     AdmissionRequest,
+    LoginStatus,
     NegotiatedParameters,
+    Redirection,
     TargetLogin,
     TargetLoginConfig,
     TargetRecord,
@@ -22,7 +24,7 @@ from iser.login import (
 )
 from iser.net import display
 from iser.pdu import Pdu, TaskManagementRequest
-from target.access import Grant, audit_allowed, audit_denied
+from target.access import Grant, audit_allowed, audit_denied, audit_redirected
 from target.execution import Execution
 from target.registry import Place, Registry
 from target.scsi import LogicalUnit
@@ -140,11 +142,13 @@ class Connection:
 
     # What the login asks
 
-    def admit(self, request: AdmissionRequest) -> Grant:
+    def admit(self, request: AdmissionRequest) -> Grant | Redirection:
         """See :class:`iser.login.TargetDirectory`."""
         self._asked = request
-        self._grant = grant = self._registry.admit(request, self._incoming.place)
-        return grant
+        answer = self._registry.admit(request, self._incoming.reached)
+        if isinstance(answer, Grant):
+            self._grant = answer
+        return answer
 
     def grant_tsih(self, request: AdmissionRequest) -> int:
         """See :class:`iser.login.TargetDirectory`."""
@@ -216,10 +220,17 @@ class Connection:
             return
         self._datamover.send_control(response)
         if login.failure:
-            audit_denied(self._asked, self._grant, display(self._incoming.remote), login.failure)
-            error = login.failure
-            self._registry.counters.refused[f"{error.status_class:02x}{error.status_detail:02x}"] += 1
-            self.end(f"login refused: {error}")
+            self._count_refusal(login.failure)
+            self.end(f"login refused: {login.failure}")
+
+    def _count_refusal(self, error: LoginError) -> None:
+        remote, counters = display(self._incoming.remote), self._registry.counters
+        if error.status_class == LoginStatus.MOVED_TEMPORARILY >> 8 and self._asked:
+            audit_redirected(self._asked, remote, error)
+            counters.redirected += 1
+        else:
+            audit_denied(self._asked, self._grant, remote, error)
+            counters.refused[f"{error.status_class:02x}{error.status_detail:02x}"] += 1
 
     def _begin_session(self, response: Pdu) -> None:
         result, datamover = self._login.result, self._datamover

@@ -76,13 +76,15 @@ class TargetCounters:
 
     ``refused`` counts logins by why: the four digits of the status (RFC 7143 section 11.13.5), ``timeout`` where none
     came in time, ``crowded`` where a connection had to make room, ``full`` where one was not accepted at all.
+    ``redirected`` counts those that were told to go to the process that serves their target.
     """
 
-    __slots__ = ("ended", "logins", "refused")
+    __slots__ = ("ended", "logins", "redirected", "refused")
 
     def __init__(self) -> None:
         self.ended: dict[LunKey, LunCounters] = {}
         self.logins = 0
+        self.redirected = 0
         self.refused: Counter[str] = Counter()
 
     def session_over(self, target: str, transport: Transport, luns: dict[int | None, LunCounters]) -> None:

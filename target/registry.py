@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from iser.errors import LoginError
 from iser.login import (
     ALL_TARGETS,
     DISCOVERY,
     AdmissionRequest,
     LoginResult,
     LoginStatus,
+    Redirection,
     TargetAddress,
     TargetRecord,
     login_error,
@@ -23,10 +25,11 @@ from target.mapped import MappedDevice
 from target.scsi import Nexus, TargetDevice
 from target.session import Session
 
-__all__ = ["DEFAULT_MAX_SESSIONS", "Place", "Registry", "ServedTarget"]
+__all__ = ["ALL_NUMBERS", "DEFAULT_MAX_SESSIONS", "Elsewhere", "Place", "Registry", "ServedTarget"]
 
 DEFAULT_MAX_SESSIONS: Final = 1024
-_MAX_TSIH: Final = 0xFFFF
+#: The numbers that sessions may have: those of a TSIH but 0.
+ALL_NUMBERS: Final = range(1, 0x10000)
 
 
 class Place(NamedTuple):
@@ -35,6 +38,20 @@ class Place(NamedTuple):
     name: str
     group: int
     address: TargetAddress = TargetAddress("")
+
+
+class Elsewhere(NamedTuple):
+    """A target that another process serves on ``portals``, or all if there are none.
+
+    ``ports`` has that process's own port beside each portal, where it is reached for certain.
+    """
+
+    portals: frozenset[str]
+    ports: Mapping[str, int]
+
+    def at(self, place: Place) -> bool:
+        """Whether the target is to be reached there."""
+        return not self.portals or place.name in self.portals
 
 
 @dataclass(slots=True, eq=False)
@@ -77,7 +94,7 @@ class ServedTarget:
 
 
 class Registry:
-    """Targets by name, and every session by its TSIH."""
+    """Targets by name, and every session by its TSIH, which is one of ``numbers``."""
 
     def __init__(
         self,
@@ -85,7 +102,10 @@ class Registry:
         max_sessions: int = DEFAULT_MAX_SESSIONS,
         policy: AccessPolicy | None = None,
         per_initiator: int = DEFAULT_MAX_SESSIONS,
+        numbers: range = ALL_NUMBERS,
     ) -> None:
+        #: What other processes serve at the same portals, by name.
+        self.elsewhere: Mapping[str, Elsewhere] = {}
         self.targets = {target.name: target for target in targets}
         self.sessions: dict[int, Session] = {}
         self.counters = TargetCounters()
@@ -94,7 +114,8 @@ class Registry:
         self._policy = policy or AccessPolicy()
         self._per_initiator = per_initiator
         self._reserved: set[int] = set()
-        self._last_tsih = 0
+        self._numbers = numbers
+        self._next_number = 0
 
     def renew(
         self, targets: Sequence[ServedTarget], max_sessions: int, policy: AccessPolicy, per_initiator: int
@@ -104,15 +125,17 @@ class Registry:
         self.targets.update((target.name, target) for target in targets)
         self._max_sessions, self._policy, self._per_initiator = max_sessions, policy, per_initiator
 
-    def admit(self, request: AdmissionRequest, place: Place) -> Grant:
-        """See :class:`TargetDirectory`; ``place`` is where the initiator knocks."""
+    def admit(self, request: AdmissionRequest, place: Place) -> Grant | Redirection:
+        """See :class:`TargetDirectory`; ``place`` is where the initiator knocks, with the address that it used."""
         if self.draining:
             raise login_error(LoginStatus.SERVICE_UNAVAILABLE, "this target is shutting down")
         if request.session_type == DISCOVERY:
             return self._policy.admit(request)
         target = self.targets.get(request.target_name)
+        if target is None and request.target_name in self.elsewhere:
+            return self._redirect(request, place, self.elsewhere[request.target_name])
         if target is None or not target.at(place):
-            raise login_error(LoginStatus.NOT_FOUND, f"{request.initiator_name} asks for {request.target_name!r}")
+            raise _not_found(request)
         if request.tsih:
             self._refuse_joining(request)
         return self._policy.admit(request, place.group, target.alias)
@@ -125,12 +148,11 @@ class Registry:
         own = sum(session.login.initiator_name == name for session in self.sessions.values())
         if own >= self._per_initiator and not self._replaces(request):
             raise login_error(LoginStatus.OUT_OF_RESOURCES, f"{name} has {own} sessions already, which is its limit")
-        if len(self.sessions) + len(self._reserved) >= _MAX_TSIH:
+        if len(self.sessions) + len(self._reserved) >= len(self._numbers):
             raise login_error(LoginStatus.OUT_OF_RESOURCES, "every session number is taken")
-        tsih = self._last_tsih % _MAX_TSIH + 1
+        tsih = self._next()
         while tsih in self.sessions or tsih in self._reserved:
-            tsih = tsih % _MAX_TSIH + 1
-        self._last_tsih = tsih
+            tsih = self._next()
         self._reserved.add(tsih)
         return tsih
 
@@ -161,11 +183,28 @@ class Registry:
     def records(self, wanted: str, places: Sequence[Place], initiator: str) -> list[TargetRecord]:
         """The answer to SendTargets of one name or of all: what would let ``initiator`` in, with its portals."""
         found = []
-        for name, target in self.targets.items():
+        everywhere: dict[str, ServedTarget | Elsewhere] = {**self.targets, **self.elsewhere}
+        for name, target in everywhere.items():
             portals = tuple(place.address._replace(tpgt=place.group) for place in places if target.at(place))
             if wanted in (ALL_TARGETS, name) and portals and self._policy.shows(name, initiator):
                 found.append(TargetRecord(name, portals))
         return found
+
+    def _next(self) -> int:
+        tsih = self._numbers[self._next_number]
+        self._next_number = (self._next_number + 1) % len(self._numbers)
+        return tsih
+
+    def _redirect(self, request: AdmissionRequest, place: Place, there: Elsewhere) -> Redirection:
+        """Before authentication, as an initiator should accept (RFC 7143 section 11.13.5), so that it is done once.
+
+        The rules count here, too: whom none lets in is not told more than that.  The address is without a portal group
+        tag (section 13.8).
+        """
+        if not there.at(place):
+            raise _not_found(request)
+        self._policy.admit(request)
+        return Redirection(TargetAddress(place.address.host, there.ports[place.name]))
 
     def _refuse_joining(self, request: AdmissionRequest) -> None:
         """A second connection: every session has MaxConnections=1."""
@@ -189,6 +228,10 @@ class Registry:
             if _nexus_of(session.login) == _nexus_of(login):
                 return session
         return None
+
+
+def _not_found(request: AdmissionRequest) -> LoginError:
+    return login_error(LoginStatus.NOT_FOUND, f"{request.initiator_name} asks for {request.target_name!r}")
 
 
 def _nexus_of(login: LoginResult) -> tuple[str, bytes, int]:

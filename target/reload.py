@@ -14,12 +14,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Final, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from iser.errors import IserError, UsageError
 from target.access import AccessPolicy
 from target.config.access import build_policy
-from target.config.build import build_unit
+from target.config.build import build_unit, stores
 from target.config.diff import Change, LunFate, diff, lun_fate
 from target.config.model import Config, LunConfig, PortalConfig, TargetConfig, load
 from target.registry import ServedTarget
@@ -32,7 +33,17 @@ if TYPE_CHECKING:
     from target.server import TargetServer
     from target.session import Session
 
-__all__ = ["LUN_DRAIN_TIMEOUT", "ReloadIncomplete", "apply", "reload_file", "reload_on"]
+__all__ = [
+    "LUN_DRAIN_TIMEOUT",
+    "Reload",
+    "ReloadIncomplete",
+    "Reloadable",
+    "apply",
+    "reload_file",
+    "reload_on",
+    "without_lun",
+    "without_portal",
+]
 
 #: Seconds that commands get to end which run on a LUN that goes; then they are aborted.
 LUN_DRAIN_TIMEOUT: Final = 5.0
@@ -42,6 +53,15 @@ log = logging.getLogger("iser.target")
 
 class ReloadIncomplete(IserError):  # noqa: N818 - an outcome: most of the configuration is in effect
     """Some parts of a new configuration could not be had; the message has a line for each, the rest is in effect."""
+
+
+class Reloadable(Protocol):
+    """What serves a configuration that it read from ``file``; None for one that came from flags."""
+
+    file: Path | None
+
+    async def reload(self, config: Config) -> list[Change]:
+        """Serve ``config`` from now on; returns the differences.  Raises as :func:`apply`."""
 
 
 class _Key(NamedTuple):
@@ -57,7 +77,7 @@ async def apply(server: TargetServer, new: Config) -> list[Change]:
     Raises UsageError, BackendError or ConnectionFailed with nothing changed, or ReloadIncomplete.
     """
     changes = diff(server.config, new)
-    reload = _Reload(server, new, build_policy(new))
+    reload = Reload(server, new, build_policy(new))
     try:
         await reload.prepare()
     except BaseException:
@@ -71,7 +91,7 @@ async def apply(server: TargetServer, new: Config) -> list[Change]:
     return changes
 
 
-async def reload_file(server: TargetServer) -> list[Change]:
+async def reload_file(server: Reloadable) -> list[Change]:
     """Read the server's file anew and serve what it says; logs the outcome.  Raises ConfigErrors, and as :func:`apply`.
 
     A server that was started from flags has none, which is a UsageError.
@@ -90,7 +110,7 @@ async def reload_file(server: TargetServer) -> list[Change]:
     return changes
 
 
-async def reload_on(hangup: asyncio.Event, server: TargetServer) -> None:
+async def reload_on(hangup: asyncio.Event, server: Reloadable) -> None:
     """Run :func:`reload_file` whenever ``hangup`` is set, until cancelled."""
     while True:
         await hangup.wait()
@@ -108,8 +128,11 @@ def _log_lines(what: str, error: IserError) -> None:
         log.error("reload: %s: %s", what, line)
 
 
-class _Reload:
-    """One reload.  :meth:`prepare`, then :meth:`carry_out`, or :meth:`roll_back` if it fails."""
+class Reload:
+    """One reload.  :meth:`prepare`, then :meth:`carry_out`, or :meth:`roll_back` if it fails.
+
+    ``failed`` is what could not be had, a line each.  The server's lock ``changing`` is to be held meanwhile.
+    """
 
     def __init__(self, server: TargetServer, new: Config, policy: AccessPolicy) -> None:
         self._server = server
@@ -137,13 +160,13 @@ class _Reload:
             fate = lun_fate(lun, now) if now else None
             if fate in (None, LunFate.REPLACE):
                 self._leaving[key] = unit
-                in_use.update(_stores(lun))
+                in_use.update(stores(lun))
             else:
                 self._units[key] = unit
                 if fate is LunFate.RESIZE:
                     self._to_resize.append(key)
         added = [key for key in self._lun_configs if key not in self._units]
-        self._late = [key for key in added if not in_use.isdisjoint(_stores(self._lun_configs[key]))]
+        self._late = [key for key in added if not in_use.isdisjoint(stores(self._lun_configs[key]))]
         self._to_open = [key for key in added if key not in self._late]
 
     def _sort_portals(self, old: dict[str, PortalConfig]) -> None:
@@ -199,7 +222,7 @@ class _Reload:
                 self._portals[name] = await server.open_portal(self._new, name)
             except IserError as error:
                 self.failed.append(f"portal {name} is not served: {error}")
-                self._new = _without_portal(self._new, name)
+                self._new = without_portal(self._new, name)
         kept = {name: server.open_portals[name] for name in self._kept}
         for name, portal in kept.items():
             portal.place = portal.place._replace(group=self._new.portal[name].group)
@@ -285,15 +308,16 @@ def _luns(config: Config) -> dict[_Key, LunConfig]:
     return {_Key(target.name, lun.id): lun for target in config.target for lun in target.lun}
 
 
-def _stores(lun: LunConfig) -> set[str]:
-    """What no two LUNs may have open at a time."""
-    return {str(store) for store in (lun.path, lun.uri, lun.reservations) if store is not None}
-
-
-def _without_portal(config: Config, name: str) -> Config:
+def without_portal(config: Config, name: str) -> Config:
+    """``config`` as it is served where a portal could not be had."""
     return config.model_copy(
         update={"portal": {other: portal for other, portal in config.portal.items() if other != name}}
     )
+
+
+def without_lun(config: Config, target: str, lun: int) -> Config:
+    """``config`` as it is served where a LUN could not be had."""
+    return _with_lun(config, _Key(target, lun), None)
 
 
 def _with_lun(config: Config, key: _Key, lun: LunConfig | None) -> Config:

@@ -23,8 +23,9 @@ from target.config.values import Listen
 from target.connection import Connection, ConnectionSettings
 from target.counters import LunCounters, LunKey
 from target.portal import Portal, PortalUser
-from target.registry import Place, Registry, ServedTarget
+from target.registry import ALL_NUMBERS, Place, Registry, ServedTarget
 from target.reload import apply
+from target.share import Share
 from target.staging import StagingPool
 from target.transport import MAX_DATA_RECEIVES, Incoming, IserIncoming, TcpIncoming
 
@@ -37,28 +38,37 @@ log = logging.getLogger("iser.target")
 
 
 class TargetServer:
-    """Serves a configuration.  Use :meth:`start`, then :meth:`close`."""
+    """Serves a configuration, or as a worker the targets of one.  Use :meth:`start`, then :meth:`close`.
 
-    def __init__(self, config: Config, policy: AccessPolicy, targets: list[ServedTarget]) -> None:
+    ``share``, which only a worker has, counts for portals that are opened and targets that are renewed from then on.
+    """
+
+    def __init__(
+        self, config: Config, policy: AccessPolicy, targets: list[ServedTarget], share: Share | None = None
+    ) -> None:
         limits = config.limits
         self.config = config
         self.file: Path | None = None  # where the configuration came from, for who reads it anew
         self._targets = targets
-        self.registry = Registry(targets, limits.max_sessions, policy, limits.max_sessions_per_initiator)
+        self.share = share
+        numbers = share.numbers if share else ALL_NUMBERS
+        self.registry = Registry(targets, limits.max_sessions, policy, limits.max_sessions_per_initiator, numbers)
+        self.registry.elsewhere = share.elsewhere if share else {}
         self.staging = StagingPool()
         self._connections: dict[Connection, asyncio.Task[None] | None] = {}
         self._logins: dict[Connection, None] = {}  # those without a session, oldest first
         self.open_portals: dict[str, Portal] = {}
         self._provider: Provider | None = None
-        self._changing = asyncio.Lock()
+        #: Held while the configuration changes, and from then on when the end begins.
+        self.changing = asyncio.Lock()
         self._accepting: set[asyncio.Task[None]] = set()
         self._settings = _settings(limits)
 
     @classmethod
-    async def start(cls, config: Config, provider: Provider | None = None) -> TargetServer:
+    async def start(cls, config: Config, provider: Provider | None = None, share: Share | None = None) -> TargetServer:
         """Open the backends and listen.  Raises UsageError, BackendError, ConnectionFailed, with nothing left open."""
-        policy = build_policy(config)
-        self = cls(config, policy, await _open_targets(config))
+        policy = share.policy if share else build_policy(config)
+        self = cls(config, policy, await _open_targets(config), share)
         self._provider = provider
         try:
             for name in config.portal:
@@ -101,7 +111,7 @@ class TargetServer:
     async def close(self, drain: float = DRAIN_TIMEOUT) -> None:
         """Take no more logins, give running commands ``drain`` seconds to end, end the sessions, close the backends."""
         self.registry.draining = True
-        async with self._changing:
+        async with self.changing:
             await self._close(drain)
 
     async def _close(self, drain: float) -> None:
@@ -124,7 +134,7 @@ class TargetServer:
 
         Raises UsageError, BackendError or ConnectionFailed with nothing changed, or ReloadIncomplete.
         """
-        async with self._changing:
+        async with self.changing:
             if self.registry.draining:
                 raise UsageError("the target is shutting down; it takes no new configuration")
             return await apply(self, config)
@@ -132,6 +142,8 @@ class TargetServer:
     async def open_portal(self, config: Config, name: str) -> Portal:
         """Listen at the portal ``name`` of ``config``.  Raises ConnectionFailed or ResourceError."""
         user = PortalUser(self._connect_request, self._tcp_connection)
+        if self.share:
+            return Portal.adopt(name, config.portal[name], config.rnic, self.share.sockets[name], user)
         return await Portal.open(name, config.portal[name], config.rnic, self._provider, user)
 
     def renew(self, config: Config, policy: AccessPolicy, targets: list[ServedTarget]) -> None:
@@ -140,6 +152,7 @@ class TargetServer:
         self.config = config
         self._targets[:] = targets
         self._settings = _settings(limits)
+        self.registry.elsewhere = self.share.elsewhere if self.share else {}
         self.registry.renew(targets, limits.max_sessions, policy, limits.max_sessions_per_initiator)
 
     async def ended(self, connections: list[Connection]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from abc import ABC, abstractmethod
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Final
 from iser.datamover import IserTarget, TargetDatamover, TargetDatamoverUser
 from iser.datamover.tcp import TcpTarget
 from iser.errors import ConnectionFailed
-from iser.login import Transport, Wishes
+from iser.login import TargetAddress, Transport, Wishes
 from iser.net import Address, addresses_of
 from iser.rdma.api import ConnectRequest
 from target.registry import Place
@@ -31,6 +32,13 @@ class Incoming(ABC):
     remote: Address
     #: What to add to the log line of a login.
     note: str = ""
+
+    @property
+    def reached(self) -> Place:
+        """``place`` with the address that the initiator used, without a name of an interface."""
+        host = self.local[0].partition("%")[0]
+        ipv4 = ipaddress.IPv6Address(host).ipv4_mapped if ":" in host else None
+        return self.place._replace(address=TargetAddress(str(ipv4) if ipv4 else host))
 
     @abstractmethod
     def datamover(self, user: TargetDatamoverUser) -> TargetDatamover:

@@ -15,7 +15,12 @@ from target.backends.rbd import RbdBackend
 from target.config.model import LimitsConfig, LunConfig, TargetConfig
 from target.scsi import Identity, LogicalUnit, ReservationStore, TargetDevice, UnitOptions
 
-__all__ = ["build_device", "build_unit", "open_backend"]
+__all__ = ["build_device", "build_unit", "open_backend", "stores"]
+
+
+def stores(lun: LunConfig) -> set[str]:
+    """What no two LUNs may have open at a time."""
+    return {str(store) for store in (lun.path, lun.uri, lun.reservations) if store is not None}
 
 
 def open_backend(lun: LunConfig) -> Backend:

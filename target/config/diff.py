@@ -70,9 +70,12 @@ def diff(old: Config, new: Config) -> list[Change]:
             changes.append(Change("add", f"target {name}", _with_luns(two), _NONE))
         else:
             changes += _target(one, two)
-    for table in Config.model_fields:
-        if table not in ("portal", "target", "chap"):
-            changes += _table(table, getattr(old, table), getattr(new, table))
+    for key in Config.model_fields:
+        one, two = getattr(old, key), getattr(new, key)
+        if isinstance(one, BaseModel):
+            changes += _table(key, one, two)
+        elif key not in ("portal", "target", "chap") and one != two:
+            changes.append(Change("change", key, f"{_shown(one)} -> {_shown(two)}", _AFTER_RESTART))
     for name, was, now in _matched(old.chap, new.chap):
         changes += _entry(f"chap {name}", was, now, "new logins only")
     return changes
@@ -107,6 +110,10 @@ def _target(old: TargetConfig, new: TargetConfig) -> Iterator[Change]:
     if set(old.portals) != set(new.portals):
         was, now = (", ".join(sorted(portals)) or "all" for portals in (old.portals, new.portals))
         yield Change("change", f"target {name}", f"portals {was} -> {now}", f"sessions of {name} elsewhere: ended")
+    if old.worker != new.worker:
+        workers = f"worker {_shown(old.worker)} -> {_shown(new.worker)}"
+        ended = f"sessions of {name}: ended where it has to move, and what it holds in memory is lost"
+        yield Change("change", f"target {name}", workers, ended)
     yield from _luns(name, {lun.id: lun for lun in old.lun}, {lun.id: lun for lun in new.lun})
     yield from _rules(name, old.acl, new.acl)
 

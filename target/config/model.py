@@ -35,6 +35,7 @@ from target.config.values import (
     parse_listen,
     parse_size,
 )
+from target.config.workers import MAX_WORKERS, PortRange, parse_port_range, worker_faults
 
 __all__ = [
     "AdminConfig",
@@ -134,13 +135,17 @@ class LunConfig(_Model):
 
 
 class TargetConfig(_Model):
-    """``[[target]]``: an iSCSI target node, on all portals or on those named; ``acl`` is tried in order."""
+    """``[[target]]``: an iSCSI target node, on all portals or on those named; ``acl`` is tried in order.
+
+    ``worker`` is the number of the process that serves it, from 1, where there are several; None lets us choose.
+    """
 
     name: Annotated[
         str, PlainValidator(check_iscsi_name), WithJsonSchema({"type": "string", "pattern": r"^(iqn|eui|naa)\."})
     ]
     alias: str = Field(default="", max_length=255)
     portals: tuple[str, ...] = Field(default=(), strict=False, max_length=64)
+    worker: int | None = Field(default=None, ge=1, le=MAX_WORKERS)
     acl: tuple[AclConfig, ...] = Field(default=(), strict=False, max_length=1024)
     lun: tuple[LunConfig, ...] = Field(strict=False, min_length=1, max_length=1024)
 
@@ -185,7 +190,18 @@ class AdminConfig(_Model):
 
 
 class Config(_Model):
-    """The whole file."""
+    """The whole file.
+
+    ``workers`` is the number of processes among which the targets are shared out.  Each also listens at a port of its
+    own beside each portal: one of ``worker_ports``, or any that is free.
+    """
+
+    workers: int = Field(default=1, ge=1, le=MAX_WORKERS)
+    worker_ports: Annotated[
+        PortRange | None,
+        PlainValidator(parse_port_range),
+        WithJsonSchema({"type": "string", "pattern": "^[0-9]{1,5}-[0-9]{1,5}$"}),
+    ] = None
 
     portal: dict[str, PortalConfig] = Field(min_length=1, max_length=64)
     target: tuple[TargetConfig, ...] = Field(strict=False, min_length=1, max_length=256)
@@ -230,7 +246,7 @@ def _syntax_fault(file: Path, text: str, error: tomllib.TOMLDecodeError) -> Conf
 
 
 def _validate(raw: Mapping[str, Any], base: Path, locate: Callable[[Fault], tuple[int, ConfigError]]) -> Config:
-    faults = [*combined_faults(raw, base), *access_faults(raw)]
+    faults = [*combined_faults(raw, base), *access_faults(raw), *worker_faults(raw, base)]
     config = None
     try:
         config = Config.model_validate(raw, context=base)
