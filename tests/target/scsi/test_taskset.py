@@ -1,0 +1,276 @@
+"""Tests of target.scsi.taskset: the rules on their own, and commands of real sessions in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iser.login import Wishes
+from iser.pdu import FINAL, RESERVED_TAG, DataOut, Pdu, ScsiResponse, TaskManagementRequest, TaskManagementResponse
+from iser.pdu.const import TaskManagementFunction as Function
+from iser.pdu.const import TaskManagementResponseCode as Code
+from iser.scsi.cdb import inquiry, read_blocks, write_blocks
+from target.scsi import LogicalUnit
+from target.scsi.taskset import ACA, HEAD_OF_QUEUE, ORDERED, SIMPLE, TaskSet
+from target.server import TargetServer
+from tests.target.peer import TARGET, Peer, config, disk, logged_in, served, serving, until
+from tests.target.scsi.bench import unit
+
+TWO = bytes(5) + b"\2"
+TEST_UNIT_READY = bytes(6)
+#: Writes take a while, reads none.
+SLOW = {"on": "write", "action": "delay", "count": 1000, "seconds": 0.1}
+
+
+class Fake:
+    """A command that ends when the test says so, and sees to it that it does not begin before it may."""
+
+    def __init__(self, commands: list[Fake], attribute: int) -> None:
+        self.number = len(commands)
+        self.commands = commands
+        self.attribute = attribute
+        commands.append(self)
+        self.begun = self.ended = False
+        self.waiters: list[Callable[[], None]] | None = None
+
+    def begin(self) -> None:
+        assert not self.begun
+        assert not self.ended
+        assert may_begin(self, self.commands)
+        self.begun = True
+
+    def end(self) -> None:
+        self.ended = True
+        waiters, self.waiters = self.waiters or [], None
+        for waiter in waiters:
+            waiter()
+
+
+def may_begin(command: Fake, commands: list[Fake]) -> bool:
+    """SAM-5's rules, from the whole history."""
+    others = [other for other in commands if other is not command and not other.ended]
+    if command.attribute == HEAD_OF_QUEUE:
+        return True
+    if any(other.attribute == HEAD_OF_QUEUE for other in others):
+        return False
+    older = [other for other in others if other.number < command.number]
+    return not older if command.attribute == ORDERED else all(other.attribute <= SIMPLE for other in older)
+
+
+def come(lu: LogicalUnit, commands: list[Fake], attribute: int) -> None:
+    command = Fake(commands, attribute)
+    if (lu.task_set is None and attribute <= SIMPLE) or TaskSet.of(lu).enter(command, attribute, command.begin):
+        command.begin()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.one_of(st.integers(-4, -1), st.integers(0, 30)), max_size=40))
+def test_every_command_begins_as_soon_as_it_may_and_not_before(steps: list[int]) -> None:
+    """A negative step is a command that comes, any other ends or aborts one."""
+
+    async def scenario() -> None:
+        lu = unit()
+        commands: list[Fake] = []
+        lu.running = lambda: [command for command in commands if command.begun and not command.ended]
+        for step in steps:
+            alive = [command for command in commands if not command.ended]
+            if step < 0:
+                come(lu, commands, -step - 1)
+            elif alive:
+                alive[step % len(alive)].end()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            for command in commands:
+                # One that has begun is not stopped by a head of queue that came after it.
+                assert command.ended or command.begun or not may_begin(command, commands)
+        while waiting := [command for command in commands if not command.ended]:
+            next(command for command in waiting if command.begun).end()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert lu.task_set is None
+        assert not lu.gated
+
+    asyncio.run(scenario())
+
+
+async def test_of_many_that_are_aborted_none_begins() -> None:
+    lu = unit()
+    commands: list[Fake] = []
+    lu.running = lambda: [command for command in commands if command.begun and not command.ended]
+    for attribute in (SIMPLE, ORDERED, SIMPLE, ORDERED):
+        come(lu, commands, attribute)
+    for command in commands:
+        command.end()
+    await asyncio.sleep(0)
+    assert [command.begun for command in commands] == [True, False, False, False]
+    assert lu.task_set is None
+
+
+# Over the wire
+
+
+def lu_of(server: TargetServer) -> LogicalUnit:
+    return server.registry.targets[TARGET].device.luns[0]
+
+
+@asynccontextmanager
+async def two_sessions() -> AsyncIterator[tuple[Peer, Peer, LogicalUnit]]:
+    slow = config(target=disk(SLOW))
+    async with serving(slow) as (server, port), served(port) as one, served(port, isid=TWO) as two:
+        yield one, two, lu_of(server)
+        await until(lambda: lu_of(server).task_set is None)
+        assert lu_of(server).task_set is None
+
+
+async def answers(peer: Peer, count: int) -> list[int]:
+    """The task tags of the next responses, all GOOD."""
+    tags = []
+    for _ in range(count):
+        bhs = await peer.expect(ScsiResponse)
+        assert bhs.status == 0
+        tags.append(bhs.itt)
+    return tags
+
+
+async def manage(peer: Peer, function: int, tag: int = RESERVED_TAG) -> int:
+    """Send a function; returns its response code."""
+    itt = peer.send(TaskManagementRequest(flags=FINAL | function, referenced_task_tag=tag))
+    answer = await peer.expect(TaskManagementResponse)
+    assert answer.itt == itt
+    return answer.response
+
+
+async def test_simple_commands_overtake_each_other_and_leave_no_trace() -> None:
+    async with two_sessions() as (one, _, lu):
+        slow = one.send_command(write_blocks(0, 1), write=bytes(512))
+        quick = one.send_command(TEST_UNIT_READY, flags=SIMPLE)
+        assert await answers(one, 1) == [quick]
+        assert not lu.gated
+        assert await answers(one, 1) == [slow]
+
+
+async def test_an_ordered_command_waits_for_older_ones_and_younger_ones_for_it() -> None:
+    async with two_sessions() as (one, _, _):
+        data = bytearray(512)
+        tags = [
+            one.send_command(write_blocks(0, 1), write=b"\1" * 512),
+            one.send_command(write_blocks(0, 1), write=b"\2" * 512, flags=ORDERED),
+            one.send_command(read_blocks(0, 1), read=data),
+            one.send_command(TEST_UNIT_READY),
+        ]
+        assert await answers(one, 2) == tags[:2]
+        assert sorted(await answers(one, 2)) == tags[2:]
+        assert bytes(data) == b"\2" * 512
+
+
+async def test_the_order_counts_over_all_sessions_and_a_head_of_queue_goes_first() -> None:
+    async with two_sessions() as (one, two, lu):
+        slow = one.send_command(write_blocks(0, 1), write=bytes(512))
+        await until(lambda: list(lu.running()))
+        ordered = two.send_command(TEST_UNIT_READY, flags=ORDERED)
+        await until(lambda: lu.gated)
+        simple = one.send_command(TEST_UNIT_READY)
+        head = two.send_command(TEST_UNIT_READY, flags=HEAD_OF_QUEUE)
+        assert await answers(two, 2) == [head, ordered]
+        assert await answers(one, 2) == [slow, simple]
+
+
+async def test_a_head_of_queue_that_runs_keeps_others_from_beginning() -> None:
+    async with two_sessions() as (one, two, lu):
+        head = one.send_command(write_blocks(0, 1), write=b"\7" * 512, flags=HEAD_OF_QUEUE)
+        await until(lambda: lu.gated)
+        data = bytearray(512)
+        simple = two.send_command(read_blocks(0, 1), read=data)
+        assert await answers(one, 1) == [head]
+        assert await answers(two, 1) == [simple]
+        assert bytes(data) == b"\7" * 512
+
+
+async def test_a_command_that_waits_keeps_the_data_that_comes_with_it() -> None:
+    wishes = Wishes(initial_r2t=False, first_burst_length=4096)
+    limits = {"initial_r2t": False, "first_burst_length": 4096}
+    data = bytes(range(256)) * 32
+    async with logged_in(config(target=disk(SLOW), limits=limits), wishes) as peer:
+        slow = peer.send_command(write_blocks(100, 1), write=bytes(512))
+        itt = peer.send_command(write_blocks(8, 16), write=data, immediate=1024, unsolicited=4096, flags=ORDERED)
+        out = DataOut(flags=FINAL, itt=itt, ttt=RESERVED_TAG, buffer_offset=1024, data_segment_length=3072)
+        peer.datamover.send_control(Pdu(out, data[1024:4096]))
+        assert await answers(peer, 2) == [slow, itt]
+        stored = bytearray(8192)
+        await peer.command(read_blocks(8, 16), read=stored)
+        assert bytes(stored) == data
+
+
+async def test_a_command_that_waits_can_be_aborted_and_what_waits_for_it_begins() -> None:
+    async with two_sessions() as (one, _, _):
+        slow = one.send_command(write_blocks(0, 1), write=bytes(512))
+        ordered = one.send_command(write_blocks(1, 1), write=b"\1" * 512, flags=ORDERED)
+        simple = one.send_command(TEST_UNIT_READY)
+        assert await manage(one, Function.ABORT_TASK, ordered) == Code.FUNCTION_COMPLETE
+        one.datamover.deallocate_task_resources(ordered)
+        assert sorted(await answers(one, 2)) == [slow, simple]
+        stored = bytearray(512)
+        await one.command(read_blocks(1, 1), read=stored)
+        assert not any(stored)
+
+
+async def test_what_waits_when_the_task_set_is_cleared_never_begins() -> None:
+    async with two_sessions() as (one, two, _):
+        tasks = [one.send_command(write_blocks(0, 1), write=bytes(512))]
+        tasks += [one.send_command(write_blocks(1, 1), write=b"\1" * 512, flags=ORDERED) for _ in range(3)]
+        assert await manage(two, Function.CLEAR_TASK_SET) == Code.FUNCTION_COMPLETE
+        for task in tasks:
+            one.datamover.deallocate_task_resources(task)
+        response, sense = await one.command(TEST_UNIT_READY, flags=ORDERED)
+        assert (response.status, sense[12:14]) == (2, b"\x2f\0")  # cleared by another initiator
+        stored = bytearray(512)
+        await one.command(read_blocks(1, 1), read=stored)
+        assert not any(stored)
+
+
+async def test_a_session_that_is_lost_takes_its_commands_out_of_the_order() -> None:
+    slow = config(target=disk(SLOW))
+    async with serving(slow) as (server, port), served(port) as one:
+        async with served(port, isid=TWO) as two:
+            two.send_command(write_blocks(0, 1), write=bytes(512))
+            two.send_command(write_blocks(1, 1), write=b"\1" * 512, flags=ORDERED)
+            await until(lambda: lu_of(server).gated)
+            simple = one.send_command(TEST_UNIT_READY)
+            await one.silence(0.02)
+        assert await answers(one, 1) == [simple]
+        stored = bytearray(512)
+        await one.command(read_blocks(1, 1), read=stored)
+        assert not any(stored)
+
+
+async def test_a_unit_attention_is_told_to_the_command_that_begins_first() -> None:
+    """What waits has not begun, so it neither hears of a condition nor is refused by one."""
+    async with two_sessions() as (one, two, _):
+        slow = one.send_command(write_blocks(0, 1), write=bytes(512))
+        ordered = two.send_command(TEST_UNIT_READY, flags=ORDERED)
+        await two.silence(0.02)
+        response, _ = await one.command(bytes((0x15, 0x10, 0, 0, 16, 0)), write=mode_control(), flags=HEAD_OF_QUEUE)
+        assert response.status == 0
+        answer = await two.receive()
+        assert isinstance(answer.bhs, ScsiResponse)
+        assert (answer.bhs.itt, answer.bhs.status, bytes(answer.data[14:16])) == (ordered, 2, b"\x2a\1")
+        assert await answers(one, 1) == [slow]
+
+
+def mode_control() -> bytes:
+    """Parameters of MODE SELECT(6): the Control page with D_SENSE as it is."""
+    return bytes(4) + bytes((0x0A, 10, 0, 0x10, 0, 0, 0, 0, 0xFF, 0xFF, 0, 0))
+
+
+async def test_attributes_that_no_unit_has_are_refused() -> None:
+    async with two_sessions() as (one, _, _):
+        for attribute in range(ACA, 8):
+            response, sense = await one.command(TEST_UNIT_READY, flags=attribute)
+            assert (response.status, sense[2], sense[12:14]) == (2, 5, b"\x49\0")
+        page = bytearray(64)
+        await one.command(inquiry(64, 0x86), read=page)
+        assert page[5] & 7 == 7  # SIMPLE, ORDERED and HEAD OF QUEUE are there, and it says so
