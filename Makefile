@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench conformance interop clean
+.PHONY: demo test check bench bench-peers conformance interop clean
 
 demo: $(STAMP)
 	$(BIN)/iser demo
@@ -23,6 +23,11 @@ BENCH_SECONDS := 480
 bench: $(STAMP)
 	$(BIN)/iser bench mr --output $(BENCH)/mr.json
 	$(BIN)/iser bench unaligned --embedded --time $(BENCH_SECONDS) --output $(BENCH)/result.json --report $(BENCH)
+
+# Against tgt and plain sockets, growth and fairness: ten minutes; writes docs/performance.md and docs/benchmarks/.
+# Installs tgt and libiscsi-bin, as root.  Leave the machine alone meanwhile.
+bench-peers: $(STAMP)
+	$(BIN)/python -m tests.benchmark
 
 # libiscsi's tests on our target over TCP, a minute; writes docs/conformance.md.  Needs Debian's libiscsi-bin.
 conformance: $(STAMP)

@@ -1,0 +1,113 @@
+"""``python -m tests.benchmark [peers|growth|fairness]...``: measure, and write the parts of ``docs/performance.md``.
+
+Without a part, all.  Numbers go to ``docs/benchmarks/*.json``, pictures beside them.  ``--smoke`` measures the rows
+of ``peers`` in a minute, writes nothing, and ends with code 1 if one has collapsed against the committed numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+from initiator.bench.environment import describe_environment
+from iser.errors import IserError
+from tests.benchmark.host import BenchmarkError, install_peers, raise_file_limit, versions, work_folder
+from tests.benchmark.page import describe, put_part, rows_table
+from tests.benchmark.peers import FULL, SMOKE, Settings, Site, measure_rows
+from tests.benchmark.rows import Row, collapsed, load_rows, save_rows
+from tests.lab.build import PROJECT
+from tests.lab.errors import LabUnavailable
+
+__all__ = ["main"]
+
+_RESULTS: Final = PROJECT / "docs/benchmarks"
+_PEERS: Final = _RESULTS / "peers.json"
+_PAGE: Final = PROJECT / "docs/performance.md"
+#: What the virtual machine measures, written by ``make interop``, has the same schema.
+_LAB: Final = _RESULTS / "peers-lab.json"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmark", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)}; all if none is given")
+    parser.add_argument("--smoke", action="store_true", help="a minute of peers, which fails on a collapse only")
+    given = parser.parse_args(arguments)
+    unknown = sorted(set(given.parts) - set(_PARTS))
+    if unknown:
+        parser.error(f"{unknown[0]} is no part; choose among {', '.join(_PARTS)}")
+    raise_file_limit()
+    begin = time.monotonic()
+    try:
+        code = asyncio.run(_interruptible(_smoke() if given.smoke else _all(given.parts or list(_PARTS))))
+    except (BenchmarkError, LabUnavailable, IserError) as error:
+        _say(f"benchmark: {error}")
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        _say("benchmark: ended before it was done; nothing of it is left")
+        return 130
+    _say(f"{time.monotonic() - begin:.0f} s")
+    return code
+
+
+async def _interruptible(work: Awaitable[int]) -> int:
+    """Have SIGTERM end everything in order, as Ctrl-C does."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+async def _all(parts: Sequence[str]) -> int:
+    for name in parts:
+        await _PARTS[name]()
+    return 0
+
+
+async def _smoke() -> int:
+    committed = load_rows(_PEERS)
+    install_peers()
+    rows = await _measure(SMOKE)
+    lines = collapsed(rows, committed)
+    for line in lines:
+        _say(f"collapsed: {line}")
+    return 1 if lines else 0
+
+
+async def _measure(settings: Settings) -> list[Row]:
+    with work_folder(3 * settings.disk) as folder:
+        async with AsyncExitStack() as stack:
+            site = await Site.start(stack, folder, settings)
+            return await measure_rows(site, _say)
+
+
+def _environment() -> dict[str, Any]:
+    return {**describe_environment("loopback"), **versions()}
+
+
+async def _peers() -> None:
+    install_peers()
+    environment = _environment()
+    rows = await _measure(FULL)
+    settings = {"pairs": FULL.pairs, "seconds": FULL.seconds, "sessions": FULL.sessions, "disk": FULL.disk}
+    save_rows(_PEERS, environment, settings, rows)
+    lab = [*load_rows(_LAB).values()] if _LAB.exists() else []
+    put_part(_PAGE, "peers", [*describe(environment), "", *rows_table([*rows, *lab])])
+    _say(f"written: {_PEERS} and {_PAGE}")
+
+
+_PARTS: Final[dict[str, Callable[[], Awaitable[None]]]] = {"peers": _peers}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
