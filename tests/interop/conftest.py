@@ -23,13 +23,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Machine]:
-    """The machine; power is off after the run, however it ends."""
+def lab(worker_id: str) -> Iterator[Machine]:
+    """The machine, one for each worker of pytest-xdist; power is off after the run, however it ends."""
     try:
         build = prepare()
     except LabUnavailable as why:
         pytest.skip(f"no lab: {why}")
-    with Machine.boot(build) as machine:
+    with Machine.boot(build, worker_id) as machine:
         yield machine
 
 

@@ -23,7 +23,9 @@ class Feature(StrEnum):
     DISCOVERY = "discovery"
     LOGIN = "login"
     CHAP = "CHAP"
+    DIGESTS = "header and data digests"
     CAPACITY = "capacity"
+    RESIZE = "online resize"
     SINGLE = "SINGLE lists"
     PAGE_ALIGNED = "PAGE_ALIGNED lists"
     PAGE_VEC = "PAGE_VEC lists"
@@ -48,6 +50,8 @@ class Feature(StrEnum):
     EXT4 = "ext4 made, filled, checked"
     XFS = "xfs made, filled, checked"
     FIO = "fio verify, mixed sizes"
+    UNMAP = "blocks given back"
+    MULTIPATH = "two portals, dm-multipath"
     LOGOUT = "logout"
     PEER_KILLED = "peer killed mid-I/O"
     RECONNECT = "reconnect"
@@ -132,9 +136,10 @@ class Matrix:
         return self._cells.get(row, {}).get(feature)
 
     def groups(self) -> dict[str, list[Row]]:
-        """Rows by the table that they belong to."""
+        """Rows by the table that they belong to; sorted, since rows that run side by side come in any order."""
         found: dict[str, list[Row]] = {}
-        for row in self._cells:
+        fabrics = list(Fabric)
+        for row in sorted(self._cells, key=lambda row: (row.group, fabrics.index(row.fabric))):
             found.setdefault(row.group, []).append(row)
         return found
 

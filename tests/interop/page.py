@@ -68,7 +68,7 @@ def _notes(rows: list[Row], cells: list[Cell | None]) -> str:
 
 def _faults(matrix: Matrix) -> list[str]:
     lines = ["| peer | fault | shown in this run | notes |", "|---|---|---|---|"]
-    for fault in matrix.faults:
+    for fault in sorted(matrix.faults, key=lambda fault: (fault.peer, fault.what)):
         shown = "yes" if fault.shown else "not this time"
         lines.append(f"| {fault.peer} | {_escape(fault.what)} | {shown} | {_escape(fault.note)} |")
     return lines

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.interop.known import known_fault
-from tests.interop.matrix import Feature, Matrix, PeerFault, Row, Verdict
+from tests.interop.matrix import Fabric, Feature, Matrix, PeerFault, Row, Verdict
+from tests.lab.build import PROJECT
 
 __all__ = ["NotOffered", "NotShown", "Notes", "Recorder", "feature", "peer_fault"]
 
 _MAX_NOTE = 300  # characters of a failure's reason
+_NOTE = "note"
 
 
 class NotOffered(Exception):  # noqa: N818 - an outcome, not an error
@@ -45,7 +47,11 @@ class Notes:
 
 
 class Recorder:
-    """The plugin.  ``matrix`` fills while tests run; ``failed`` maps each test that failed to its module."""
+    """The plugin.  ``matrix`` fills while tests run; ``failed`` maps each test that failed to its module.
+
+    What a test found travels in the report's ``user_properties``: the process that ran it may be a worker of
+    pytest-xdist, and the one that keeps the matrix sees the report only.  JUnit files show them, too.
+    """
 
     def __init__(self) -> None:
         self.matrix = Matrix()
@@ -60,25 +66,41 @@ class Recorder:
         if isinstance(outcome, NotOffered | NotShown) and call.when == "call":
             report.outcome, report.longrepr = "passed", None
         if call.when == "call" or report.failed:
-            self._record(item, report, outcome)
-        if report.failed:
-            self.failed[item.nodeid] = item.path
+            report.user_properties += _found(item, report, outcome)
         return report
 
-    def _record(self, item: pytest.Item, report: pytest.TestReport, outcome: BaseException | None) -> None:
-        mark, fault = item.get_closest_marker("feature"), item.get_closest_marker("peer_fault")
-        row = getattr(getattr(item, "cls", None), "row", None)
-        if mark and isinstance(row, Row):
-            verdict, note = _verdict(row, mark.args[0], report, outcome)
-            if verdict is Verdict.KNOWN:
-                report.outcome, report.wasxfail = "skipped", note
-            for text in [note, *_notes(item)]:
-                self.matrix.record(row, mark.args[0], verdict, text)
-            properties = (("peer", row.peer), ("fabric", row.fabric), ("feature", mark.args[0]), ("verdict", verdict))
-            report.user_properties += [(name, str(getattr(value, "value", value))) for name, value in properties]
-        elif fault:
-            note = "; ".join(filter(None, [_reason(outcome), *_notes(item)]))
-            self.matrix.faults.append(PeerFault(fault.args[0], fault.args[1], outcome is None, note))
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Where the matrix is kept: take what the test found."""
+        if report.failed:
+            self.failed[report.nodeid] = PROJECT / report.nodeid.partition("::")[0]
+        found = dict(report.user_properties)
+        notes = [str(value) for name, value in report.user_properties if name == _NOTE]
+        if "feature" in found:
+            row = Row(str(found["ours"]), str(found["peer"]), Fabric(str(found["fabric"])))
+            for note in notes or [""]:
+                self.matrix.record(row, Feature(str(found["feature"])), Verdict(found["verdict"]), note)
+        elif "fault" in found:
+            fault = PeerFault(str(found["peer"]), str(found["fault"]), bool(found["shown"]), "; ".join(notes))
+            self.matrix.faults.append(fault)
+
+
+def _found(item: pytest.Item, report: pytest.TestReport, outcome: BaseException | None) -> list[tuple[str, str | bool]]:
+    """Of a test that stands for a cell or for a peer's fault: which, how it came out, and the notes."""
+    mark, fault = item.get_closest_marker("feature"), item.get_closest_marker("peer_fault")
+    row = getattr(getattr(item, "cls", None), "row", None)
+    if mark and isinstance(row, Row):
+        verdict, note = _verdict(row, mark.args[0], report, outcome)
+        if verdict is Verdict.KNOWN:
+            report.outcome, report.wasxfail = "skipped", note
+        cell = {"ours": row.ours, "peer": row.peer, "fabric": row.fabric, "feature": mark.args[0], "verdict": verdict}
+        said = [note, *_notes(item)]
+        properties = [(name, str(getattr(value, "value", value))) for name, value in cell.items()]
+        return [*properties, *((_NOTE, text) for text in said if text)]
+    if fault:
+        said = [_reason(outcome), *_notes(item)]
+        shown = [("peer", fault.args[0]), ("fault", fault.args[1]), ("shown", outcome is None)]
+        return [*shown, *((_NOTE, text) for text in said if text)]
+    return []
 
 
 def _verdict(row: Row, which: Feature, report: pytest.TestReport, outcome: BaseException | None) -> tuple[Verdict, str]:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.lab.build import PROJECT
 
 _ROW = """
@@ -60,7 +62,7 @@ _RUN = """
 import json, sys, pytest
 from tests.interop.recorder import Recorder
 recorder = Recorder()
-code = pytest.main([sys.argv[1], "-q", "-p", "no:cacheprovider", "-W", "ignore"], plugins=[recorder])
+code = pytest.main([*sys.argv[1:], "-q", "-p", "no:cacheprovider", "-W", "ignore"], plugins=[recorder])
 print()
 print(json.dumps({
     "code": code,
@@ -70,11 +72,12 @@ print(json.dumps({
 """
 
 
-def test_each_outcome_becomes_its_cell(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [("-n0",), ("-n1", "-p", "tests.interop.conftest")], ids=["here", "in a worker"])
+def test_each_outcome_becomes_its_cell(tmp_path: Path, options: tuple[str, ...]) -> None:
     module = tmp_path / "some_row.py"
     module.write_text(_ROW)
     done = subprocess.run(
-        [sys.executable, "-c", _RUN, str(module)], cwd=PROJECT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", _RUN, str(module), *options], cwd=PROJECT, capture_output=True, text=True, check=True
     )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["code"] == 1

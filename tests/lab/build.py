@@ -7,6 +7,7 @@ import gzip
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,8 +103,11 @@ def _siw(release: str, debs: Path, place: Path) -> Path:
 
 def _initrd(release: str, root: Path, siw: Path, place: Path) -> Path:
     """A small initramfs; made anew each time, since the guest's side of the lab is in it."""
-    tree = place / "initrd"
-    shutil.rmtree(tree, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        return _pack(release, root, siw, Path(folder), place / "initrd.gz")
+
+
+def _pack(release: str, root: Path, siw: Path, tree: Path, initrd: Path) -> Path:
     for name in ("bin", "m", "lab"):
         (tree / name).mkdir(parents=True)
     shutil.copy("/bin/busybox", tree / "bin")
@@ -119,8 +123,9 @@ def _initrd(release: str, root: Path, siw: Path, place: Path) -> Path:
     )
     if archive.returncode:
         raise LabUnavailable(f"making the initramfs failed: {archive.stderr.decode(errors='replace').strip()}")
-    initrd = place / "initrd.gz"
-    initrd.write_bytes(gzip.compress(archive.stdout, 1))
+    fresh = initrd.with_suffix(".new")
+    fresh.write_bytes(gzip.compress(archive.stdout, 1))
+    fresh.rename(initrd)  # whole at once: another machine may be booting from the one before
     return initrd
 
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -52,14 +53,16 @@ class Job:
 class Machine:
     """A context manager; power is off when it ends, and when the process that booted it ends."""
 
-    def __init__(self, build: Build) -> None:
+    def __init__(self, build: Build, name: str) -> None:
         self.build = build
+        self._name = name
         self._forwards: dict[int, int] = {}
         ours, theirs = zip(*(socket.socketpair() for _ in range(2)), strict=True)
-        logs = build.logs
+        logs = build.logs / name
+        logs.mkdir(exist_ok=True)
         self._errors = (logs / "qemu.log").open("wb")
         self._process = subprocess.Popen(
-            _command(build, theirs[0].fileno(), theirs[1].fileno()),
+            _command(build, logs, theirs[0].fileno(), theirs[1].fileno()),
             pass_fds=[line.fileno() for line in theirs], stdin=subprocess.DEVNULL, stdout=self._errors,
             stderr=self._errors, start_new_session=True,
         )  # fmt: skip
@@ -75,16 +78,18 @@ class Machine:
             raise
 
     @classmethod
-    def boot(cls, build: Build) -> Self:
-        """Start one and wait for its agent.  Raises LabError."""
+    def boot(cls, build: Build, name: str = "guest") -> Self:
+        """Start one and wait for its agent; its logs are in a folder of its ``name``.  Raises LabError."""
         start = time.monotonic()
-        machine = cls(build)
+        machine = cls(build, name)
         try:
             machine._agent.ready.result(BOOT_SECONDS)
         except BaseException as error:
             machine.close()
             if isinstance(error, FutureTimeout):
-                raise LabError(f"the guest did not boot within {BOOT_SECONDS:g} s; see .lab/logs/console.log") from None
+                raise LabError(
+                    f"the guest did not boot within {BOOT_SECONDS:g} s; see .lab/logs/{name}/console.log"
+                ) from None
             raise
         log.info("the guest was up after %.0f seconds", time.monotonic() - start)
         return machine
@@ -135,7 +140,7 @@ class Machine:
             if self._agent.ready.done() and self._process.poll() is None:
                 with contextlib.suppress(LabError):
                     dmesg = self.run("dmesg", seconds=10, check=False)
-                    (self.build.logs / "dmesg.log").write_text(dmesg.out)
+                    (self.build.logs / self._name / "dmesg.log").write_text(dmesg.out)
         finally:
             self._end_process()
             self._monitor.close()
@@ -155,7 +160,7 @@ class Machine:
         self.close()
 
 
-def _command(build: Build, agent: int, monitor: int) -> list[str]:
+def _command(build: Build, logs: Path, agent: int, monitor: int) -> list[str]:
     """qemu's command line; ``agent`` and ``monitor`` are descriptors of connected sockets."""
 
     def share(path: str, tag: str) -> list[str]:
@@ -168,7 +173,7 @@ def _command(build: Build, agent: int, monitor: int) -> list[str]:
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-kernel", str(build.kernel), "-initrd", str(build.initrd),
         "-append", "console=ttyS0 quiet panic=-1 mitigations=off tsc=unstable nokaslr",
-        "-serial", f"file:{build.logs / 'console.log'}",
+        "-serial", f"file:{logs / 'console.log'}",
         "-chardev", f"socket,id=agent,fd={agent}",
         "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent,name=lab.agent",
         "-chardev", f"socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control",
