@@ -12,8 +12,9 @@ from iser.rdma.api import DeviceAttributes, DeviceCap
 from iser.rdma.choose import choose, device_names
 from iser.rdma.softiwarp.options import DEFAULT_ATTRIBUTES
 from iser.rdma.verbs.constants import NODE_TYPE_RNIC
-from iser.rdma.verbs.device import SYSFS, VerbsDevice, node_type
+from iser.rdma.verbs.device import VerbsDevice
 from iser.rdma.verbs.library import load_pyverbs, memlock_limit
+from iser.rdma.verbs.opened import SYSFS, node_type
 from iser.rdma.verbs.options import VerbsOptions
 from iser.rdma.verbs.rdmacm import CM_NODE, load_rdmacm
 

@@ -11,7 +11,7 @@ import pytest
 from initiator import doctor
 from initiator.doctor import examine
 from iser.errors import ResourceError
-from iser.rdma.verbs import device as device_module
+from iser.rdma.verbs import opened as opened_module
 from tests.rdma.verbs.fakes import FakeContext, FakePyverbs
 
 
@@ -46,8 +46,8 @@ def rxe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (port / "gid_attrs" / "ndevs" / "0").write_text("eth7\n")
     (tmp_path / "rxe0" / "node_type").write_text("1: CA\n")
     monkeypatch.setattr(doctor, "SYSFS", str(tmp_path))
-    monkeypatch.setattr(device_module, "SYSFS", str(tmp_path))
-    monkeypatch.setattr(device_module, "load_pyverbs", FakePyverbs)
+    monkeypatch.setattr(opened_module, "SYSFS", str(tmp_path))
+    monkeypatch.setattr(opened_module, "load_pyverbs", FakePyverbs)
     monkeypatch.setattr(doctor, "load_pyverbs", FakePyverbs)
     monkeypatch.setattr(doctor, "device_names", names(["rxe0"]))
     monkeypatch.setattr(os, "access", lambda path, mode: True)

@@ -5,15 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from iser.rdma.api import CompletionHandler, CompletionQueue, WorkCompletion
 from iser.rdma.verbs.library import device_error, event_descriptors
-
-if TYPE_CHECKING:
-    from iser.rdma.verbs.device import VerbsDevice
-    from iser.rdma.verbs.lifetime import Lifetime
-    from iser.rdma.verbs.qp import VerbsQueuePair
+from iser.rdma.verbs.opened import OpenDevice
 
 __all__ = ["POLL_BATCH", "VerbsCompletionQueue"]
 
@@ -23,15 +19,25 @@ POLL_BATCH: Final = 32
 POLL_ROUNDS: Final = 8  # batches in one turn, so that one connection does not starve the others
 
 
+class Completing(Protocol):
+    """What completes here: a queue pair of the device, by its number."""
+
+    number: int
+
+    def complete(self, completion: Any, batch: list[WorkCompletion]) -> None: ...
+
+    def settle(self) -> None: ...
+
+
 class VerbsCompletionQueue(CompletionQueue):
     """See :class:`iser.rdma.api.CompletionQueue`.  It outlives :meth:`close` as long as a queue pair uses it."""
 
-    def __init__(self, device: VerbsDevice, depth: int, handler: CompletionHandler) -> None:
+    def __init__(self, device: OpenDevice, depth: int, handler: CompletionHandler) -> None:
         self.depth = depth
         self._device = device
         self._handler: CompletionHandler | None = handler
         self._loop = asyncio.get_running_loop()
-        self._pairs: dict[int, VerbsQueuePair] = {}
+        self._pairs: dict[int, Completing] = {}
         self._again = False
         before = event_descriptors()
         try:
@@ -49,13 +55,13 @@ class VerbsCompletionQueue(CompletionQueue):
         self._handler = None
         self._free_if_idle()
 
-    def attach(self, pair: VerbsQueuePair) -> None:
+    def attach(self, pair: Completing) -> None:
         """A queue pair completes here."""
         self._pairs[pair.number] = pair
 
-    def detach(self, pair: Lifetime) -> None:
+    def detach(self, number: int) -> None:
         """A queue pair is gone."""
-        self._pairs.pop(pair.number, None)
+        self._pairs.pop(number, None)
         self._free_if_idle()
 
     def deliver(self, batch: list[WorkCompletion]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from iser.errors import ConnectionFailed, ConnectionLost, IserError, LocalProtocolError
 from iser.rdma.api import QpCap, QueuePair, WcStatus, WorkCompletion
@@ -16,15 +16,13 @@ from iser.rdma.verbs.events import CmId
 from iser.rdma.verbs.late import LateCompletions
 from iser.rdma.verbs.library import device_error
 from iser.rdma.verbs.memory import VerbsProtectionDomain
+from iser.rdma.verbs.opened import OpenDevice
 from iser.rdma.verbs.options import FLUSH_TIMEOUT
 from iser.rdma.verbs.rawqp import bring, credits_of, make_raw
 from iser.rdma.verbs.rdmacm import CmEvent
 from iser.rdma.verbs.recvqueue import ReceiveQueue
 from iser.rdma.verbs.request import Requests
 from iser.rdma.verbs.sendqueue import SendQueue
-
-if TYPE_CHECKING:
-    from iser.rdma.verbs.device import VerbsDevice
 
 __all__ = ["GRACE", "Lifetime", "Phase"]
 
@@ -58,7 +56,7 @@ class Phase(Enum):
 class Lifetime(QueuePair):
     """A queue pair but for posting and completions: its parts, its phases, and who is told of its end."""
 
-    def __init__(self, device: VerbsDevice, pd: VerbsProtectionDomain, cq: VerbsCompletionQueue, cap: QpCap) -> None:
+    def __init__(self, device: OpenDevice, pd: VerbsProtectionDomain, cq: VerbsCompletionQueue, cap: QpCap) -> None:
         self.on_disconnect: Callable[[IserError | None], None] | None = None
         self.name = "unconnected"
         self.port = 1  # of the device, from 1
@@ -290,7 +288,7 @@ class Lifetime(QueuePair):
 
     def _detach(self) -> None:
         self._device.detach(self)
-        self._cq.detach(self)
+        self._cq.detach(self.number)
         self._pd.release()
         if self._cm is None or self._peer_ended:
             self._let_go()

@@ -7,19 +7,17 @@ import mmap
 import weakref
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from iser.errors import MemoryRegionError, ResourceError, UsageError
 from iser.rdma.address import address_of
 from iser.rdma.api import Access, MemoryRegion, MrType, ProtectionDomain, RegMr, ScatterList
 from iser.rdma.verbs.constants import ACCESS_LOCAL_WRITE, ACCESS_REMOTE_WRITE
+from iser.rdma.verbs.indirect import IndirectRegion
 from iser.rdma.verbs.library import device_error
-from iser.rdma.verbs.mlx5 import IndirectRegion
 from iser.rdma.verbs.mrcache import PAGE, CachedRegion, MrCache, RawRegion
+from iser.rdma.verbs.opened import OpenDevice
 from iser.rdma.verbs.split import Element
-
-if TYPE_CHECKING:
-    from iser.rdma.verbs.device import VerbsDevice
 
 __all__ = ["COPY_LIMIT", "Hold", "Slot", "VerbsMemoryRegion", "VerbsProtectionDomain"]
 
@@ -135,7 +133,7 @@ class VerbsMemoryRegion(MemoryRegion):
 class VerbsProtectionDomain(ProtectionDomain):
     """See :class:`iser.rdma.api.ProtectionDomain`.  It outlives :meth:`close` as long as a queue pair uses it."""
 
-    def __init__(self, device: VerbsDevice) -> None:
+    def __init__(self, device: OpenDevice) -> None:
         self.device = device
         self.raw: Any = device.make_pd()
         options = device.options

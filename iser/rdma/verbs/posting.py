@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from iser.errors import LocalProtocolError, MemoryRegionError
 from iser.rdma.api import LocalInv, RdmaRead, RdmaWrite, RegMr, Send, WcStatus, WorkCompletion, WorkRequest
@@ -15,16 +15,14 @@ from iser.rdma.verbs.constants import (
     SEND_INLINE,
     SEND_SIGNALED,
 )
+from iser.rdma.verbs.indirect import IndirectRegion
 from iser.rdma.verbs.late import LateCompletions
 from iser.rdma.verbs.memory import Hold, VerbsMemoryRegion, VerbsProtectionDomain
-from iser.rdma.verbs.mlx5 import IndirectRegion
+from iser.rdma.verbs.opened import OpenDevice
 from iser.rdma.verbs.rawqp import max_sge_of
 from iser.rdma.verbs.request import INVALIDATE, OPCODES, REGISTER, Op, Requests
 from iser.rdma.verbs.sendqueue import SendQueue
 from iser.rdma.verbs.split import Element, split
-
-if TYPE_CHECKING:
-    from iser.rdma.verbs.device import VerbsDevice
 
 __all__ = ["COPY_SEND", "Poster"]
 
@@ -38,7 +36,7 @@ class Poster:
 
     def __init__(
         self,
-        device: VerbsDevice,
+        device: OpenDevice,
         pd: VerbsProtectionDomain,
         requests: Requests,
         sends: SendQueue,

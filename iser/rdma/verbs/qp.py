@@ -7,7 +7,7 @@ Send waits for its completion).  Every few requests one asks for a completion, w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from iser.errors import LocalProtocolError, ResourceError
 from iser.rdma.api import QpCap, QpState, WcOpcode, WcStatus, WorkCompletion, WorkRequest
@@ -15,12 +15,10 @@ from iser.rdma.verbs.cq import VerbsCompletionQueue
 from iser.rdma.verbs.library import device_error
 from iser.rdma.verbs.lifetime import Lifetime, Phase
 from iser.rdma.verbs.memory import VerbsProtectionDomain
+from iser.rdma.verbs.opened import OpenDevice
 from iser.rdma.verbs.options import SIGNAL_INTERVAL
 from iser.rdma.verbs.posting import Poster
 from iser.rdma.verbs.request import OPCODES
-
-if TYPE_CHECKING:
-    from iser.rdma.verbs.device import VerbsDevice
 
 __all__ = ["VerbsQueuePair"]
 
@@ -28,7 +26,7 @@ __all__ = ["VerbsQueuePair"]
 class VerbsQueuePair(Lifetime):
     """See :class:`iser.rdma.api.QueuePair`."""
 
-    def __init__(self, device: VerbsDevice, pd: VerbsProtectionDomain, cq: VerbsCompletionQueue, cap: QpCap) -> None:
+    def __init__(self, device: OpenDevice, pd: VerbsProtectionDomain, cq: VerbsCompletionQueue, cap: QpCap) -> None:
         super().__init__(device, pd, cq, cap)
         self._poster = Poster(device, pd, self._requests, self._sends, self._late)
         # Of silent ones the last few may be complete without our knowing.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from iser.rdma.api import QpCap
 from iser.rdma.verbs.constants import (
@@ -13,16 +13,14 @@ from iser.rdma.verbs.constants import (
     QPT_RC,
     QpAttrMask,
 )
+from iser.rdma.verbs.cq import VerbsCompletionQueue
 from iser.rdma.verbs.events import CmId
 from iser.rdma.verbs.library import device_error
+from iser.rdma.verbs.memory import VerbsProtectionDomain
 from iser.rdma.verbs.mlx5 import INLINE_BYTES
+from iser.rdma.verbs.opened import OpenDevice
 from iser.rdma.verbs.options import MIN_SEND_DEPTH
 from iser.rdma.verbs.rdmacm import QpAttr
-
-if TYPE_CHECKING:
-    from iser.rdma.verbs.cq import VerbsCompletionQueue
-    from iser.rdma.verbs.device import VerbsDevice
-    from iser.rdma.verbs.memory import VerbsProtectionDomain
 
 __all__ = ["MAX_SGE", "attributes_of", "bring", "credits_of", "make_raw", "max_sge_of"]
 
@@ -30,19 +28,19 @@ MAX_SGE: Final = 32
 _RNR_TIMER: Final = 12  # 0.64 ms until a peer tries again that found no receive; the CM's 0 means 655 ms
 
 
-def max_sge_of(device: VerbsDevice) -> int:
+def max_sge_of(device: OpenDevice) -> int:
     """How many elements one request of ours has at most."""
     return min(device.attributes.max_sge, MAX_SGE)
 
 
-def credits_of(device: VerbsDevice, cq: VerbsCompletionQueue, cap: QpCap) -> int:
+def credits_of(device: OpenDevice, cq: VerbsCompletionQueue, cap: QpCap) -> int:
     """How many send requests the device's queue pair is to hold."""
     wanted = max(MIN_SEND_DEPTH, min(device.options.send_depth, cap.max_send_wr))
     return min(wanted, device.attributes.max_qp_wr, cq.depth - cap.max_recv_wr)
 
 
 def make_raw(
-    device: VerbsDevice, pd: VerbsProtectionDomain, cq: VerbsCompletionQueue, wanted: QpCap, credits: int
+    device: OpenDevice, pd: VerbsProtectionDomain, cq: VerbsCompletionQueue, wanted: QpCap, credits: int
 ) -> tuple[Any, int]:
     """The device's queue pair of ``credits`` requests, and how many bytes it takes inline: as asked, else none.
 

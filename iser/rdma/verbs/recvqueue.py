@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from iser.errors import MemoryRegionError, ResourceError
 from iser.rdma.api import WcOpcode, WcStatus, WorkCompletion
 from iser.rdma.verbs.constants import WC_INVALIDATED
+from iser.rdma.verbs.indirect import IndirectRegion
 from iser.rdma.verbs.memory import Hold, VerbsProtectionDomain
-from iser.rdma.verbs.mlx5 import IndirectRegion
+from iser.rdma.verbs.opened import OpenDevice
 from iser.rdma.verbs.request import status_of
-
-if TYPE_CHECKING:
-    from iser.rdma.verbs.device import VerbsDevice
 
 __all__ = ["Receive", "ReceiveQueue"]
 
@@ -39,7 +37,7 @@ class ReceiveQueue:
 
     __slots__ = ("_limit", "_make", "_numbers", "_pd", "_raw", "_sge", "_spare", "posted", "unposted")
 
-    def __init__(self, device: VerbsDevice, pd: VerbsProtectionDomain, raw: Any, limit: int) -> None:
+    def __init__(self, device: OpenDevice, pd: VerbsProtectionDomain, raw: Any, limit: int) -> None:
         self._pd = pd
         self._raw = raw
         self._limit = limit

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from iser.rdma.api import LocalInv, RdmaRead, RdmaWrite, RegMr, Send, WcOpcode, WcStatus, WorkRequest
 from iser.rdma.verbs.constants import OP_SEND, OP_SEND_WITH_INV, SEND_INLINE
+from iser.rdma.verbs.indirect import IndirectRegion
 from iser.rdma.verbs.memory import Hold, Slot, VerbsProtectionDomain
-from iser.rdma.verbs.mlx5 import IndirectRegion
+from iser.rdma.verbs.opened import OpenDevice
 from iser.rdma.verbs.rawqp import max_sge_of
 from iser.rdma.verbs.split import Element
-
-if TYPE_CHECKING:
-    from iser.rdma.verbs.device import VerbsDevice
 
 __all__ = ["INVALIDATE", "OPCODES", "REGISTER", "Op", "Part", "Requests", "status_of"]
 
@@ -52,7 +50,7 @@ class Requests:
 
     __slots__ = ("_make", "_nothing", "_prebuilt", "_raw", "_sges", "inline", "scratch")
 
-    def __init__(self, device: VerbsDevice, pd: VerbsProtectionDomain, raw: Any, inline: int) -> None:
+    def __init__(self, device: OpenDevice, pd: VerbsProtectionDomain, raw: Any, inline: int) -> None:
         pyverbs = device.pyverbs
         self.inline = inline
         self._raw = raw

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from iser.errors import IserError
 from iser.rdma.api import RdmaRead, RegMr, WcStatus, WorkCompletion
 from iser.rdma.verbs.constants import OP_RDMA_READ, OP_RDMA_WRITE, SEND_SIGNALED
 from iser.rdma.verbs.library import device_error
 from iser.rdma.verbs.memory import VerbsProtectionDomain
+from iser.rdma.verbs.opened import OpenDevice
 from iser.rdma.verbs.options import SIGNAL_INTERVAL
 from iser.rdma.verbs.request import OPCODES, REGISTER, Op, Part, Requests, status_of
 from iser.rdma.verbs.split import Element
-
-if TYPE_CHECKING:
-    from iser.rdma.verbs.device import VerbsDevice
 
 __all__ = ["SendQueue"]
 
@@ -51,7 +48,7 @@ class SendQueue:
 
     def __init__(
         self,
-        device: VerbsDevice,
+        device: OpenDevice,
         pd: VerbsProtectionDomain,
         requests: Requests,
         credits: int,

@@ -11,7 +11,7 @@ import pytest
 
 from iser.errors import IserError
 from iser.rdma.api import QpCap, WorkCompletion
-from iser.rdma.verbs import device as device_module
+from iser.rdma.verbs import opened as opened_module
 from iser.rdma.verbs.constants import CmEventType
 from iser.rdma.verbs.cq import VerbsCompletionQueue
 from iser.rdma.verbs.device import VerbsDevice
@@ -75,7 +75,7 @@ def cm_event(kind: CmEventType) -> CmEvent:
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[VerbsDevice]:
-    monkeypatch.setattr(device_module, "load_pyverbs", FakePyverbs)
+    monkeypatch.setattr(opened_module, "load_pyverbs", FakePyverbs)
     monkeypatch.setattr(FakeContext, "pinned", 0)
     yield VerbsDevice("fake0", VerbsOptions(linger_timeout=0.02))
     assert FakeContext.pinned == 0, "memory stays registered"

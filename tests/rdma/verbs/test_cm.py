@@ -13,7 +13,7 @@ import pytest
 from iser.errors import ConnectionFailed, ConnectionRejected, IserError, UsageError
 from iser.rdma.api import ConnectionParams, ConnectRequest, Device, QpCap, QueuePair
 from iser.rdma.verbs import cm as cm_module
-from iser.rdma.verbs import device as device_module
+from iser.rdma.verbs import opened as opened_module
 from iser.rdma.verbs.cm import MAX_PRIVATE_DATA, Verbs
 from iser.rdma.verbs.constants import QPS_INIT, QPS_RTR, QPS_RTS, CmEventType
 from iser.rdma.verbs.device import VerbsDevice
@@ -142,7 +142,7 @@ class World:
 @pytest.fixture
 async def world(monkeypatch: pytest.MonkeyPatch) -> World:
     library = Library()
-    monkeypatch.setattr(device_module, "load_pyverbs", FakePyverbs)
+    monkeypatch.setattr(opened_module, "load_pyverbs", FakePyverbs)
     monkeypatch.setattr(cm_module, "load_rdmacm", lambda: cast("CmLibrary", library))
     provider = Verbs(VerbsOptions(linger_timeout=0.01))
     channel = library.channel()

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from iser.errors import MemoryRegionError, ResourceError
 from iser.rdma.api import Access, DeviceCap, LocalInv, MrType, QpCap, RegMr, Send
-from iser.rdma.verbs import device as device_module
 from iser.rdma.verbs import mlx5 as mlx5_module
+from iser.rdma.verbs import opened as opened_module
 from iser.rdma.verbs.constants import OP_SEND, SEND_INLINE, SEND_SIGNALED
 from iser.rdma.verbs.device import VerbsDevice
 from iser.rdma.verbs.mlx5 import INLINE_BYTES, KEY_ENTRIES, Mkey, open_mlx5, post_list
@@ -193,8 +193,8 @@ class FakeMlx5:
 
 @pytest.fixture
 def mlx5_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[VerbsDevice]:
-    monkeypatch.setattr(device_module, "load_pyverbs", FakePyverbs)
-    monkeypatch.setattr(device_module, "open_mlx5", lambda name: FakeMlx5())
+    monkeypatch.setattr(opened_module, "load_pyverbs", FakePyverbs)
+    monkeypatch.setattr(opened_module, "open_mlx5", lambda name: FakeMlx5())
     monkeypatch.setattr(FakeContext, "pinned", 0)
     yield VerbsDevice("mlx5_0", VerbsOptions(linger_timeout=0.02))
     assert FakeContext.pinned == 0, "memory stays registered"

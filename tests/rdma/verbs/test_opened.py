@@ -9,9 +9,10 @@ import pytest
 
 from iser.errors import ResourceError
 from iser.rdma.api import DeviceCap, QpCap
-from iser.rdma.verbs import device as device_module
+from iser.rdma.verbs import opened as opened_module
 from iser.rdma.verbs.constants import AsyncEvent
-from iser.rdma.verbs.device import MAX_MESSAGE, VerbsDevice, node_type, read_attributes
+from iser.rdma.verbs.device import VerbsDevice
+from iser.rdma.verbs.opened import MAX_MESSAGE, node_type, read_attributes
 from iser.rdma.verbs.options import VerbsOptions
 from tests.rdma.verbs.conftest import End, turns
 from tests.rdma.verbs.fakes import FakeContext, FakePyverbs, FakeRdmaError
@@ -39,7 +40,7 @@ def test_indirect_keys_can_be_invalidated_and_hold_lists() -> None:
 
 
 def test_the_kind_of_a_device_is_read_from_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_module, "SYSFS", str(tmp_path))
+    monkeypatch.setattr(opened_module, "SYSFS", str(tmp_path))
     (tmp_path / "siw0").mkdir()
     (tmp_path / "siw0" / "node_type").write_text("4: RNIC\n")
     assert node_type("siw0") == 4
@@ -58,7 +59,7 @@ def test_a_device_that_cannot_be_opened_is_one_sentence_with_the_fix(
 
     pyverbs = FakePyverbs()
     monkeypatch.setattr(pyverbs, "Context", refuse)
-    monkeypatch.setattr(device_module, "load_pyverbs", lambda: pyverbs)
+    monkeypatch.setattr(opened_module, "load_pyverbs", lambda: pyverbs)
     with pytest.raises(ResourceError, match=fix) as caught:
         VerbsDevice("rxe0", VerbsOptions())
     assert "\n" not in str(caught.value)
@@ -79,7 +80,7 @@ async def test_a_fatal_event_ends_every_connection_of_the_device(device: VerbsDe
 async def test_a_port_that_stays_down_ends_its_connections(
     device: VerbsDevice, monkeypatch: pytest.MonkeyPatch, state: int, ended: int
 ) -> None:
-    monkeypatch.setattr(device_module, "PORT_GRACE", 0.01)
+    monkeypatch.setattr(opened_module, "PORT_GRACE", 0.01)
     device.context.query_port = lambda number: SimpleNamespace(state=state)
     end = End(device, QpCap(64, 4))
     end.connect()
