@@ -223,18 +223,28 @@ class Execution:
         if not length:
             self._answer(task, GOOD, plan.length)
             return
-        views = plan.lu.backend.views(plan.offset, length)
-        if views is None:
-            self._spawn(task, self._read_staged(task, plan, length))
+        backend = plan.lu.backend
+        views = backend.views(plan.offset, length)
+        if views is not None:
+            self._datamover.put_data(bhs.itt, views, 0, 0, notify=False)
+            self._answer(task, GOOD, plan.length)
             return
-        self._datamover.put_data(bhs.itt, views, 0, 0, notify=False)
-        self._answer(task, GOOD, plan.length)
+        task.staging = staging = self._staging.try_take(length)
+        if staging is not None and backend.readv_now(plan.offset, (staging[:length],)):
+            self._put_staged(task, plan, staging, length)
+        else:
+            self._spawn(task, self._read_staged(task, plan, length))
 
     async def _read_staged(self, task: Task, plan: ReadMedia, length: int) -> None:
-        task.staging = staging = await self._take(task, length)
+        if task.staging is None:
+            task.staging = await self._take(task, length)
+        staging = task.staging
         await plan.lu.backend.readv(plan.offset, [staging[:length]])
-        if task.aborted:
-            return
+        if not task.aborted:
+            self._put_staged(task, plan, staging, length)
+
+    def _put_staged(self, task: Task, plan: ReadMedia, staging: memoryview, length: int) -> None:
+        """Send what is in ``staging``, which is given back when it has gone, and the status."""
         self._sn += 1
         self._datamover.put_data(task.bhs.itt, [staging[:length]], 0, self._sn, notify=True)
         self._puts[self._sn] = staging
@@ -262,11 +272,18 @@ class Execution:
             self._answer(task, GOOD, plan.length)
             return
         task.wanted = length
-        views = plan.lu.backend.views(plan.offset, length)
-        if views is None:
-            self._stage(task, length, immediate)
-        else:
+        backend = plan.lu.backend
+        views = backend.views(plan.offset, length)
+        if views is not None:
             self._collect(task, views, immediate)
+        elif (
+            len(immediate) == length
+            and not task.unsolicited
+            and backend.writev_now(plan.offset, (immediate,), plan.fua)
+        ):
+            self._answer(task, GOOD, plan.length)
+        else:
+            self._stage(task, length, immediate)
 
     def _stage(self, task: Task, length: int, immediate: memoryview | bytes | bytearray) -> None:
         """Collect ``length`` bytes in staging memory, as soon as there is some."""
@@ -322,10 +339,19 @@ class Execution:
             task.scsi.data_out = task.staging[: task.wanted]
             self._spawn(task, self._run(task, plan))
         elif isinstance(plan, WriteMedia):
-            if task.staging is None and not plan.fua:
-                self._answer(task, GOOD, plan.length)
-            else:
-                self._spawn(task, self._store(task, plan))
+            self._stored(task, plan)
+
+    def _stored(self, task: Task, plan: WriteMedia) -> None:
+        """Answer when the data is where it belongs: at once if that takes no waiting."""
+        staging = task.staging
+        if staging is None:
+            now = not plan.fua
+        else:
+            now = plan.lu.backend.writev_now(plan.offset, (staging[: task.wanted],), plan.fua)
+        if now:
+            self._answer(task, GOOD, plan.length)
+        else:
+            self._spawn(task, self._store(task, plan))
 
     async def _store(self, task: Task, plan: WriteMedia) -> None:
         backend = plan.lu.backend

@@ -17,7 +17,9 @@ from typing import NamedTuple
 from iser.errors import UsageError
 from target.backends.ranges import RangeLock
 
-__all__ = ["Backend", "BackendCap", "Extent", "check_bounds", "merge_extents"]
+__all__ = ["Backend", "BackendCap", "Extent", "Source", "check_bounds", "merge_extents"]
+
+Source = memoryview | bytes | bytearray  # where bytes to be written are
 
 
 class BackendCap(IntFlag):
@@ -71,6 +73,19 @@ class Backend(ABC):
         """
         del offset, length
         return None
+
+    def readv_now(self, offset: int, buffers: Sequence[memoryview]) -> bool:
+        """As :meth:`readv`, where that takes no waiting.  False where it would, or fails: that is for :meth:`readv`."""
+        del offset, buffers
+        return False
+
+    def writev_now(self, offset: int, buffers: Sequence[Source], fua: bool) -> bool:
+        """As :meth:`writev`, where that takes no waiting.  False where it would, or fails: that is for :meth:`writev`.
+
+        Some of the bytes may have been written then.
+        """
+        del offset, buffers, fua
+        return False
 
     @abstractmethod
     async def readv(self, offset: int, buffers: Sequence[memoryview]) -> None:

@@ -33,6 +33,7 @@ async def check_backend(backend: Backend, seed: int = 7145) -> list[str]:
     checks: tuple[Callable[[Backend, random.Random], Awaitable[str | None]], ...] = (
         _attributes,
         _vectors,
+        _at_once,
         _bounds,
         _flushes,
         _views,
@@ -86,6 +87,19 @@ async def _vectors(backend: Backend, rng: random.Random) -> str | None:
             return f"{len(buffers)} buffers of {total} bytes read at {offset} are not what was written"
     whole = await _read(backend, 0, MIN_SIZE)
     return None if whole == model else "after writes of many buffers, the store is not what was written"
+
+
+async def _at_once(backend: Backend, rng: random.Random) -> str | None:
+    """What is done without waiting is done as well."""
+    data = rng.randbytes(4096)
+    await _write(backend, 512, bytes(len(data)))
+    if not backend.writev_now(512, [memoryview(data)[:100], data[100:]], False):
+        await _write(backend, 512, data)
+    if await _read(backend, 512, len(data)) != data:
+        return "what was written at once is not what is read"
+    seen = bytearray(len(data))
+    done = backend.readv_now(512, [memoryview(seen)[:100], memoryview(seen)[100:]])
+    return "what is read at once is not what was written" if done and seen != data else None
 
 
 async def _bounds(backend: Backend, rng: random.Random) -> str | None:

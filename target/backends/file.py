@@ -1,4 +1,8 @@
-"""A backend in a file, by ``preadv`` and ``pwritev`` in a bounded pool of threads."""
+"""A backend in a file, by ``preadv`` and ``pwritev`` in a bounded pool of threads.
+
+What needs no waiting is done in the calling thread, as a change of threads costs more than a small request: reads of
+what the page cache has, and reads and writes of a file in memory (tmpfs), which has no other place.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from iser.errors import BackendError, UsageError
-from target.backends.base import Backend, BackendCap, Extent, check_bounds
+from target.backends.base import Backend, BackendCap, Extent, Source, check_bounds
+from target.backends.filesystem import in_memory
 from target.backends.holes import file_extents, punch_hole
 
-__all__ = ["DEFAULT_THREADS", "INLINE_READ", "MAX_IOV", "FileBackend", "open_file"]
+__all__ = ["DEFAULT_THREADS", "INLINE_LIMIT", "MAX_IOV", "FileBackend", "open_file"]
 
 #: Threads per file, unless configured: how many requests the kernel sees at once.
 DEFAULT_THREADS: Final = 8
-#: Reads up to this many bytes are first tried from the page cache in the calling thread, which cannot block.
-INLINE_READ: Final = 128 << 10
+#: Requests up to this many bytes are first tried in the calling thread, which takes as long as copying them.
+INLINE_LIMIT: Final = 1 << 20
 #: The most buffers of one system call; more are moved by several.
 MAX_IOV: Final = min(1024, os.sysconf("SC_IOV_MAX"))
 
@@ -45,7 +50,7 @@ class FileBackend(Backend):
     Raises UsageError when path, size and file do not fit together, BackendError when the system refuses.
     """
 
-    __slots__ = ("_closed", "_fd", "_inline", "_lost", "_pool")
+    __slots__ = ("_closed", "_fd", "_inline", "_inline_flags", "_lost", "_pool", "_write_inline")
 
     def __init__(
         self,
@@ -75,7 +80,10 @@ class FileBackend(Backend):
             raise
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="backend")
         self._closed = False
-        self._inline = True
+        memory = in_memory(self._fd)
+        self._inline = True  # try reads in the calling thread,
+        self._write_inline = memory  # and writes, too
+        self._inline_flags = 0 if memory else os.RWF_NOWAIT
         self._lost: OSError | None = None
 
     def _open(self, size: int | None) -> int:
@@ -94,14 +102,35 @@ class FileBackend(Backend):
         self._check_open()
         length = sum(map(len, buffers))
         check_bounds(self, offset, length)
-        done = self._read_cached(offset, buffers) if self._inline and length <= INLINE_READ else 0
+        done = self._read_cached(offset, buffers) if self._inline and length <= INLINE_LIMIT else 0
         if done < length:
             await self._run(self._move, os.preadv, offset + done, _skip(buffers, done), 0)
+
+    def readv_now(self, offset: int, buffers: Sequence[memoryview]) -> bool:
+        """See :meth:`Backend.readv_now`."""
+        length = sum(map(len, buffers))
+        if not self._inline or length > INLINE_LIMIT or self._closed:
+            return False
+        check_bounds(self, offset, length)
+        return self._read_cached(offset, buffers) == length
+
+    def writev_now(self, offset: int, buffers: Sequence[Source], fua: bool) -> bool:
+        """See :meth:`Backend.writev_now`.  A file in memory is as safe after a plain write as it ever gets."""
+        length = sum(map(len, buffers))
+        if not self._write_inline or length > INLINE_LIMIT or self._closed or not self.ranges.shared:
+            return False
+        if fua and self._lost is not None:
+            return False
+        check_bounds(self, offset, length, write=True)
+        try:
+            return os.pwritev(self._fd, buffers[:MAX_IOV], offset) == length
+        except OSError:
+            return False
 
     def _read_cached(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """Bytes that could be read without waiting; whatever goes wrong is left to the pool to find again."""
         try:
-            return os.preadv(self._fd, buffers[:MAX_IOV], offset, os.RWF_NOWAIT)
+            return os.preadv(self._fd, buffers[:MAX_IOV], offset, self._inline_flags)
         except OSError as error:
             self._inline = error.errno not in _NO_NOWAIT
             return 0

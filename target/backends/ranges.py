@@ -37,6 +37,11 @@ class RangeLock:
         self._exclusive = 0
         self._queue: deque[Hold] = deque()
 
+    @property
+    def shared(self) -> bool:
+        """True when nobody holds or wants a range for itself, so that a write which is over at once needs no hold."""
+        return not self._exclusive
+
     async def acquire(self, start: int, end: int, *, exclusive: bool) -> Hold:
         """Wait until nobody holds, or waited earlier for, what excludes the range."""
         hold = Hold(start, end, exclusive)

@@ -24,3 +24,10 @@ async def test_a_read_only_backend_is_not_written() -> None:
         await backend.writev(0, [memoryview(b"x")], fua=False)
     await backend.readv(0, [memoryview(bytearray(4096))])
     await backend.close()
+
+
+async def test_nothing_is_done_at_once_unless_a_backend_says_so() -> None:
+    backend = MemoryBackend(4096)
+    assert not backend.readv_now(0, [memoryview(bytearray(512))])
+    assert not backend.writev_now(0, [bytes(512)], False)
+    await backend.close()

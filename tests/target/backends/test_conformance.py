@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from iser.errors import BackendError, UsageError
-from target.backends.base import Backend, BackendCap, Extent
+from target.backends.base import Backend, BackendCap, Extent, Source
 from target.backends.conformance import MIN_SIZE, check_backend
 from target.backends.fault import Action, Fault, FaultFilter, Operation
 from target.backends.file import FileBackend
 from target.backends.memory import MemoryBackend
 
 SIZE = 1 << 20
-KINDS = ["memory", "file", "filtered memory", "filtered file"]
+KINDS = ["memory", "file", "file in memory", "filtered memory", "filtered file"]
 
 
 @pytest.fixture(params=[(kind, block_size) for kind in KINDS for block_size in (512, 4096)], ids=str)
 async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
     kind, block_size = request.param
     made: Backend = MemoryBackend(SIZE, block_size=block_size)
-    if kind.endswith("file"):
+    if kind == "file in memory":
+        file = os.memfd_create("disk")
+        made = FileBackend(f"/proc/self/fd/{file}", SIZE, block_size=block_size)
+        os.close(file)
+    elif kind.endswith("file"):
         made = FileBackend(tmp_path / "disk", SIZE, block_size=block_size)
     yield FaultFilter(made, ()) if kind.startswith("filtered") else made
     await made.close()
@@ -62,6 +67,13 @@ class LosesBytes(Broken):
 
     async def writev(self, offset: int, buffers: Sequence[memoryview], fua: bool) -> None:
         await super().writev(offset, buffers[:2], fua)
+
+
+class ForgetsAtOnce(Broken):
+    """at_once"""
+
+    def writev_now(self, offset: int, buffers: Sequence[Source], fua: bool) -> bool:
+        return True
 
 
 class NoBounds(Broken):

@@ -16,9 +16,9 @@ import pytest
 from iser.errors import BackendError, UsageError
 from target.backends import file as file_module
 from target.backends.base import BackendCap
-from target.backends.file import INLINE_READ, FileBackend
+from target.backends.file import INLINE_LIMIT, FileBackend
 
-SIZE = 1 << 20
+SIZE = 2 << 20
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ async def test_a_file_is_served_once_or_shared_by_readers(path: Path) -> None:
         await reader.close()
 
 
-@pytest.mark.parametrize("length", [512, INLINE_READ + 512])
+@pytest.mark.parametrize("length", [512, INLINE_LIMIT + 512])
 async def test_short_transfers_are_carried_on(path: Path, monkeypatch: pytest.MonkeyPatch, length: int) -> None:
     """The system may move any part of what it was asked for; 100 bytes at a time here."""
     real_read, real_write = os.preadv, os.pwritev
@@ -166,7 +166,7 @@ async def test_no_space_left_on_the_device(path: Path) -> None:
         await backend.close()
 
 
-@pytest.mark.parametrize("length", [512, INLINE_READ + 512])
+@pytest.mark.parametrize("length", [512, INLINE_LIMIT + 512])
 async def test_an_input_output_error_of_the_kernel_is_a_medium_error(path: Path, length: int) -> None:
     backend = FileBackend(path, SIZE)
     replace_by(backend, "/proc/self/mem", os.O_RDWR)  # nothing is mapped at its first pages: EIO
@@ -236,6 +236,68 @@ async def test_a_cancelled_write_ends_only_when_its_buffer_is_free(path: Path, m
     assert finished == [True]
     await backend.close()
     assert path.read_bytes()[:4] == b"done"
+
+
+@pytest.fixture
+def in_memory() -> Iterator[str]:
+    """The path of a file that lies in memory."""
+    file = os.memfd_create("disk")
+    yield f"/proc/self/fd/{file}"
+    os.close(file)
+
+
+async def test_a_file_in_memory_needs_no_thread(in_memory: str) -> None:
+    backend = FileBackend(in_memory, SIZE)
+    data = os.urandom(8192)
+    assert backend.writev_now(512, [memoryview(data)[:100], data[100:]], fua=True)
+    seen = bytearray(8192)
+    assert backend.readv_now(512, [memoryview(seen)[:4000], memoryview(seen)[4000:]])
+    assert seen == data
+    assert not backend._pool._threads
+    for forbidden in (backend.readv_now, lambda at, buffers: backend.writev_now(at, buffers, False)):
+        assert not forbidden(0, [memoryview(bytearray(INLINE_LIMIT + 512))])
+        with pytest.raises(UsageError, match="not within"):
+            forbidden(SIZE, [memoryview(bytearray(512))])
+    await backend.close()
+    assert not backend.readv_now(0, [memoryview(bytearray(512))])
+    assert not backend.writev_now(0, [bytes(512)], False)
+
+
+async def test_a_write_at_once_waits_for_a_read_modify_write(in_memory: str) -> None:
+    backend = FileBackend(in_memory, SIZE)
+    hold = await backend.ranges.acquire(0, 512, exclusive=True)
+    assert not backend.writev_now(0, [bytes(512)], False)
+    backend.ranges.release(hold)
+    assert backend.writev_now(0, [bytes(512)], False)
+    await backend.close()
+
+
+async def test_what_fails_at_once_is_left_to_the_pool(in_memory: str) -> None:
+    """It finds the error again, and says it."""
+    backend = FileBackend(in_memory, SIZE)
+    saved = os.dup(backend._fd)
+    replace_by(backend, "/dev/full", os.O_RDWR)
+    assert not backend.writev_now(0, [bytes(512)], False)
+    with pytest.raises(BackendError, match="fdatasync"):
+        await backend.flush()
+    os.dup2(saved, backend._fd)
+    os.close(saved)
+    assert not backend.writev_now(0, [bytes(512)], True)  # what was lost before is not stored by it
+    os.truncate(backend._fd, 4096)
+    assert not backend.readv_now(0, [memoryview(bytearray(8192))])
+    with pytest.raises(BackendError):
+        await backend.close()
+
+
+async def test_a_cached_file_is_read_at_once_and_never_written_so(path: Path) -> None:
+    backend = FileBackend(path, SIZE)
+    backend._inline_flags, backend._write_inline = os.RWF_NOWAIT, False  # wherever this test keeps its files
+    await backend.writev(0, [memoryview(b"x" * 512)], False)
+    assert not backend.writev_now(0, [bytes(512)], False)
+    seen = bytearray(512)
+    if backend.readv_now(0, [memoryview(seen)]):  # not every file system can tell
+        assert seen == b"x" * 512
+    await backend.close()
 
 
 async def test_a_closed_backend_says_so(path: Path) -> None:

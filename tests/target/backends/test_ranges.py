@@ -47,6 +47,19 @@ async def test_who_gives_up_waiting_keeps_nobody_waiting() -> None:
     lock.release(await lock.acquire(0, 10, exclusive=True))
 
 
+async def test_a_lock_that_nobody_wants_alone_is_shared() -> None:
+    lock = RangeLock()
+    assert lock.shared
+    one = await lock.acquire(0, 10, exclusive=False)
+    assert lock.shared
+    alone = asyncio.create_task(lock.acquire(5, 9, exclusive=True))
+    await asyncio.sleep(0)
+    assert not lock.shared  # it waits, and nobody may overtake it
+    lock.release(one)
+    lock.release(await alone)
+    assert lock.shared
+
+
 async def test_never_two_that_exclude_each_other() -> None:
     lock, rng = RangeLock(), random.Random(5)
     held: set[Hold] = set()
