@@ -242,7 +242,8 @@ class Connection:
         assert grant
         target = self._registry.targets[result.target_name] if not result.discovery else None
         device = target.view(grant.rule) if target else None
-        nexus = device.attach(f"{result.initiator_name},i,0x{result.isid.hex()}") if device else None
+        port_name = f"{result.initiator_name.lower()},i,0x{result.isid.hex()}"  # the case of iSCSI names means nothing
+        nexus = device.attach(port_name, params.target_portal_group_tag) if device else None
 
         def execution(session: Session) -> Execution:
             assert device is not None

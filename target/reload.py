@@ -257,11 +257,12 @@ class Reload:
         luns = {lun.id: self._units[key] for lun in target.lun if (key := _Key(target.name, lun.id)) in self._units}
         portals = frozenset(target.portals)
         served = self._served.get(target.name)
+        device = served.device if served and served.device.luns == luns else TargetDevice(target.name, luns)
         if served is None:
-            served = self._served[target.name] = ServedTarget(TargetDevice(target.name, luns), target.alias, portals)
-            return served
-        device = served.device if served.device.luns == luns else TargetDevice(target.name, luns)
-        served.renew(device, target.alias, portals)
+            served = self._served[target.name] = ServedTarget(device, target.alias, portals)
+        else:
+            served.renew(device, target.alias, portals)
+        device.set_ports(self._new.groups(target))
         return served
 
     def _move(self, connection: Connection, session: Session) -> str | None:

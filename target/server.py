@@ -236,6 +236,7 @@ async def _open_targets(config: Config) -> list[ServedTarget]:
     try:
         for target in config.target:
             device = await build_device(target, config.limits)
+            device.set_ports(config.groups(target))
             opened.append(ServedTarget(device, target.alias, frozenset(target.portals)))
     except (UsageError, BackendError):
         for served in opened:

@@ -212,6 +212,10 @@ class Config(_Model):
     access: AccessConfig = AccessConfig()
     admin: AdminConfig = AdminConfig()
 
+    def groups(self, target: TargetConfig) -> tuple[int, ...]:
+        """The tags of the portal groups that ``target`` is to be reached by."""
+        return tuple(sorted({self.portal[name].group for name in target.portals or self.portal}))
+
 
 def load(path: str | os.PathLike[str]) -> Config:
     """Read and check a TOML file; relative paths in it start from its directory.  Raises ConfigErrors."""

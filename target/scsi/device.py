@@ -12,6 +12,7 @@ from iser.scsi.cdb import cdb_length
 from iser.scsi.codes import (
     BUS_DEVICE_RESET,
     COMMANDS_CLEARED,
+    INQUIRY_CHANGED,
     INVALID_FIELD_IN_CDB,
     INVALID_MESSAGE,
     INVALID_OPCODE,
@@ -79,9 +80,19 @@ class TargetDevice:
     def _running(self, unit: LogicalUnit) -> Iterable[Command]:
         return self.running(unit) if self.running is not None else ()
 
-    def attach(self, name: str) -> Nexus:
-        """A new I_T nexus; its first command to each unit will find POWER ON.  Give it back to :meth:`detach`."""
-        nexus = Nexus(name, self.luns.values())
+    def set_ports(self, ports: Sequence[int]) -> None:
+        """The device is to be reached by the target ports with these relative identifiers; if not as before, tell."""
+        for unit in self.luns.values():
+            if unit.ports != ports:
+                unit.ports = ports
+                unit.attention(INQUIRY_CHANGED)
+
+    def attach(self, initiator: str, port: int = 1) -> Nexus:
+        """A new I_T nexus, of the initiator port of that name, by the target port of that relative identifier.
+
+        Its first command to each unit will find POWER ON.  Give it back to :meth:`detach`.
+        """
+        nexus = Nexus(initiator, self.luns.values(), port)
         self._nexuses.add(nexus)
         for unit in self.luns.values():
             unit.nexuses.add(nexus)

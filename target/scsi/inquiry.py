@@ -15,11 +15,10 @@ from target.scsi.plan import Done, Plan, ScsiTask
 from target.scsi.provisioning import MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS
 from target.scsi.unit import Identity, LogicalUnit
 
-__all__ = ["PORT_GROUP", "RELATIVE_PORT", "inquiry", "no_unit_inquiry"]
+__all__ = ["PORT_GROUP", "inquiry", "no_unit_inquiry"]
 
-#: The target port group of every port, and the one port that there is.
+#: The target port group of every port: they are all alike, so there is one.
 PORT_GROUP: Final = 1
-RELATIVE_PORT: Final = 1
 
 #: Qualifier 011b, type 1Fh: no logical unit can be here (SPC-4 6.6.2).
 NO_UNIT: Final = 0x7F
@@ -62,7 +61,7 @@ def inquiry(lu: LogicalUnit, task: ScsiTask) -> Plan:
         build = _VPD.get(fields.page)
         if build is None:
             return lu.check(INVALID_FIELD_IN_CDB, field=2)
-        body = build(lu)
+        body = build(lu, task.nexus.port)
         data = struct.pack(">BBH", 0, fields.page, len(body)) + body
     elif fields.page:
         return lu.check(INVALID_FIELD_IN_CDB, field=2)
@@ -88,12 +87,11 @@ def _text(words: str, length: int) -> bytes:
     return words.encode("ascii", "replace")[:length].ljust(length)
 
 
-def _supported_pages(lu: LogicalUnit) -> bytes:
-    del lu
+def _supported_pages(_lu: LogicalUnit, _port: int) -> bytes:
     return bytes(sorted(_VPD))
 
 
-def _serial(lu: LogicalUnit) -> bytes:
+def _serial(lu: LogicalUnit, _port: int) -> bytes:
     return lu.identity.serial.encode("ascii", "replace")
 
 
@@ -101,20 +99,29 @@ def _designator(code_set: int, kind: int, value: bytes) -> bytes:
     return bytes((code_set, kind, 0, len(value))) + value
 
 
-def _identification(lu: LogicalUnit) -> bytes:
+def _identification(lu: LogicalUnit, port: int) -> bytes:
     """The unit by NAA and T10 name, then the port and the device it was reached through."""
     identity = lu.identity
-    port = f"{identity.port},t,0x{PORT_GROUP:04x}"
     return b"".join(
         (
             _designator(_BINARY, _NAA, identity.naa.to_bytes(8, "big")),
-            _designator(_ASCII, _T10, _text(identity.vendor, 8) + _serial(lu)),
-            _designator(_PIV_ISCSI | _BINARY, _PIV | _OF_PORT | _RELATIVE_PORT, struct.pack(">HH", 0, RELATIVE_PORT)),
+            _designator(_ASCII, _T10, _text(identity.vendor, 8) + _serial(lu, port)),
+            _designator(_PIV_ISCSI | _BINARY, _PIV | _OF_PORT | _RELATIVE_PORT, struct.pack(">HH", 0, port)),
             _designator(_PIV_ISCSI | _BINARY, _PIV | _OF_PORT | _PORT_GROUP, struct.pack(">HH", 0, PORT_GROUP)),
-            _designator(_PIV_ISCSI | _UTF8, _PIV | _OF_PORT | _NAME, _name(port)),
+            _port_name(lu, port),
             _designator(_PIV_ISCSI | _UTF8, _PIV | _OF_DEVICE | _NAME, _name(identity.port)),
         )
     )
+
+
+def _port_name(lu: LogicalUnit, port: int) -> bytes:
+    return _designator(_PIV_ISCSI | _UTF8, _PIV | _OF_PORT | _NAME, _name(f"{lu.identity.port},t,0x{port:04x}"))
+
+
+def _ports(lu: LogicalUnit, _port: int) -> bytes:
+    """Each target port with its name; none is an initiator too (SPC-4 7.8.14)."""
+    names = [(port, _port_name(lu, port)) for port in lu.ports]
+    return b"".join(struct.pack(">2xH2xH2xH", port, 0, len(name)) + name for port, name in names)
 
 
 def _name(text: str) -> bytes:
@@ -123,13 +130,13 @@ def _name(text: str) -> bytes:
     return raw + bytes(-len(raw) % 4)
 
 
-def _extended(lu: LogicalUnit) -> bytes:
+def _extended(lu: LogicalUnit, _port: int) -> bytes:
     """All task attributes but ACA; a volatile cache where the backend has one; no protection information."""
     volatile = _V_SUP if lu.backend.capabilities & BackendCap.WRITE_CACHE else 0
     return struct.pack(">xBBB56x", _HEADSUP | _ORDSUP | _SIMPSUP, volatile, _LUICLR)
 
 
-def _block_limits(lu: LogicalUnit) -> bytes:
+def _block_limits(lu: LogicalUnit, _port: int) -> bytes:
     physical = 1 << lu.physical_exponent
     granularity = max(physical, _GRANULARITY_BYTES >> lu.shift)
     optimal = min(lu.max_blocks, _OPTIMAL_BYTES >> lu.shift)
@@ -142,20 +149,22 @@ def _block_limits(lu: LogicalUnit) -> bytes:
     return head + transfers + struct.pack(">IIIIQ3I8x", *unmap, MAX_WRITE_SAME, *atomic)
 
 
-def _characteristics(lu: LogicalUnit) -> bytes:
+def _characteristics(lu: LogicalUnit, _port: int) -> bytes:
     return struct.pack(">HxB56x", _NON_ROTATING, _WABEREQ_COMPLETES if lu.thin else 0)
 
 
-def _provisioning(lu: LogicalUnit) -> bytes:
+def _provisioning(lu: LogicalUnit, _port: int) -> bytes:
     """Thin: unmapped blocks read as zeros, and none are anchored.  Or fully provisioned."""
     return bytes((0, _LBPU | _LBPWS | _LBPWS10 | _LBPRZ, _THIN, 0)) if lu.thin else bytes(4)
 
 
-_VPD: Final[dict[int, Callable[[LogicalUnit], bytes]]] = {
+#: What builds each page, for who asks by a target port.
+_VPD: Final[dict[int, Callable[[LogicalUnit, int], bytes]]] = {
     VpdPage.SUPPORTED_PAGES: _supported_pages,
     VpdPage.UNIT_SERIAL_NUMBER: _serial,
     VpdPage.DEVICE_IDENTIFICATION: _identification,
     VpdPage.EXTENDED_INQUIRY_DATA: _extended,
+    VpdPage.SCSI_PORTS: _ports,
     VpdPage.BLOCK_LIMITS: _block_limits,
     VpdPage.BLOCK_DEVICE_CHARACTERISTICS: _characteristics,
     VpdPage.LOGICAL_BLOCK_PROVISIONING: _provisioning,

@@ -23,15 +23,15 @@ from iser.scsi.codes import (
 from iser.scsi.const import ReservationType as Type
 from iser.scsi.const import ReserveOut
 from target.scsi.gate import CONFLICT
-from target.scsi.inquiry import RELATIVE_PORT
-from target.scsi.nexus import Nexus
+from target.scsi.nexus import Nexus, nexus_id, split_id
 from target.scsi.plan import GOOD, Async, Done, Plan, ScsiTask
 from target.scsi.reservations import ALL_REGISTRANTS, MAX_REGISTRATIONS, REGISTRANTS_ONLY, Persistent, Reservation
-from target.scsi.transportid import decode_transport_id, encode_transport_id
+from target.scsi.transportid import decode_initiator, decode_transport_id, encode_transport_id, split_transport_ids
 from target.scsi.unit import LogicalUnit
 
 __all__ = [
     "MAX_MOVE_PARAMETERS",
+    "MAX_REGISTER_PARAMETERS",
     "read_full_status",
     "read_keys",
     "read_reservation",
@@ -43,18 +43,20 @@ __all__ = [
 
 #: The longest parameter list of REGISTER AND MOVE: a header and the longest name.
 MAX_MOVE_PARAMETERS: Final = 24 + 512
+#: The longest one of REGISTER: as many TransportIDs as there may be registrations, with names of usual length.
+MAX_REGISTER_PARAMETERS: Final = 28 + MAX_REGISTRATIONS * 128
 
 _PARAMETERS = struct.Struct(">QQ4xB3x")
 _MOVE = struct.Struct(">QQxBHI")
 _LIST_LENGTH: Final = 24
-_SPEC_I_PT, _APTPL = 0x08, 0x01
+_SPEC_I_PT, _ALL_TG_PT, _APTPL = 0x08, 0x04, 0x01
 _UNREG = 0x02
 _THIRD_PARTY_OR_EXTENT = 0x13
 
-_ATP_C, _PTPL_C = 0x04, 0x01
+_SIP_C, _ATP_C, _PTPL_C = 0x08, 0x04, 0x01
 _TMV, _PTPL_A = 0x80, 0x01
 _TYPE_MASK: Final = sum(1 << (kind + 8 if kind < 8 else 0) for kind in Type)
-_R_HOLDER, _ALL_TG_PT = 0x01, 0x02
+_R_HOLDER: Final = 0x01
 
 _TYPES = frozenset(Type)
 
@@ -106,14 +108,14 @@ def read_reservation(lu: LogicalUnit, task: ScsiTask) -> Plan:
 
 
 def report_capabilities(lu: LogicalUnit, task: ScsiTask) -> Plan:
-    """REPORT CAPABILITIES: every type; APTPL where there is a place to keep it."""
+    """REPORT CAPABILITIES: every type, every way to register; APTPL where there is a place to keep it."""
     keeps = _PTPL_C if lu.options.reservations else 0
     kept = _PTPL_A if lu.persistent.aptpl else 0
-    return _answer(task, struct.pack(">HBBHxx", 8, _ATP_C | keeps, _TMV | kept, _TYPE_MASK))
+    return _answer(task, struct.pack(">HBBHxx", 8, _SIP_C | _ATP_C | keeps, _TMV | kept, _TYPE_MASK))
 
 
 def read_full_status(lu: LogicalUnit, task: ScsiTask) -> Plan:
-    """READ FULL STATUS: who is registered, with what key, and who holds."""
+    """READ FULL STATUS: which nexus is registered, with what key, and who holds; each target port by itself."""
     state = lu.persistent
     body = b"".join(_full_status(state, name, key) for name, key in state.keys.items())
     return _answer(task, struct.pack(">II", state.generation, len(body)) + body)
@@ -122,8 +124,9 @@ def read_full_status(lu: LogicalUnit, task: ScsiTask) -> Plan:
 def _full_status(state: Persistent, name: str, key: int) -> bytes:
     held = state.reservation
     flags, kind = (_R_HOLDER, int(held.type)) if held and state.holds(name) else (0, 0)
-    port = encode_transport_id(name)
-    return struct.pack(">Q4xBB4xHI", key, flags, kind, RELATIVE_PORT, len(port)) + port
+    initiator, port = split_id(name)
+    transport = encode_transport_id(initiator)
+    return struct.pack(">Q4xBB4xHI", key, flags, kind, port, len(transport)) + transport
 
 
 # PERSISTENT RESERVE OUT
@@ -131,7 +134,11 @@ def _full_status(state: Persistent, name: str, key: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """The parameters of PERSISTENT RESERVE OUT; ``kind`` is None where the CDB has no type that exists."""
+    """The parameters of PERSISTENT RESERVE OUT; ``kind`` is None where the CDB has no type that exists.
+
+    A registration is of this nexus; with ``all_ports``, of its initiator port by every target port.  ``listed`` are
+    initiator ports that shall be registered too, or None without SPEC_I_PT.
+    """
 
     lu: LogicalUnit
     nexus: Nexus
@@ -139,6 +146,8 @@ class _Request:
     key: int
     service_key: int
     aptpl: bool
+    all_ports: bool = False
+    listed: frozenset[str] | None = None
 
     @property
     def name(self) -> str:
@@ -169,11 +178,7 @@ def reserve_out(action: ReserveOut) -> Callable[[LogicalUnit, ScsiTask], Plan]:
 
     def handle(lu: LogicalUnit, task: ScsiTask) -> Plan:
         length = int.from_bytes(task.cdb[5:9], "big")
-        if action is ReserveOut.REGISTER_AND_MOVE:
-            fits = _LIST_LENGTH <= length <= MAX_MOVE_PARAMETERS
-        else:
-            fits = length == _LIST_LENGTH
-        if not fits:
+        if not _LIST_LENGTH <= length <= _LONGEST.get(action, _LIST_LENGTH):
             return lu.check(PARAMETER_LIST_LENGTH_ERROR, field=5)
         return Async(partial(_reserve_out, lu, task, action, length), length)
 
@@ -184,17 +189,12 @@ async def _reserve_out(lu: LogicalUnit, task: ScsiTask, action: ReserveOut, leng
     data = bytes(task.data_out)
     if len(data) < length:
         return lu.check(PARAMETER_LIST_LENGTH_ERROR)
-    scope, kind = task.cdb[2] >> 4, task.cdb[2] & 0x0F
-    key, service_key, flags = _PARAMETERS.unpack_from(data)
     async with lu.reservation_lock:
         if action is ReserveOut.REGISTER_AND_MOVE:
             outcome = _move(lu, task.nexus, data)
-        elif flags & _SPEC_I_PT:
-            return lu.check(INVALID_PARAMETER, parameter=20)
         else:
-            whole = Type(kind) if kind in _TYPES and not scope else None
-            request = _Request(lu, task.nexus, whole, key, service_key, bool(flags & _APTPL))
-            outcome = _ACTIONS[action](request)
+            request = _parse(lu, task, action, data)
+            outcome = request if isinstance(request, Done) else _ACTIONS[action](request)
         if isinstance(outcome, Done):
             return outcome
         failed = await _commit(lu, task.nexus, outcome)
@@ -202,6 +202,44 @@ async def _reserve_out(lu: LogicalUnit, task: ScsiTask, action: ReserveOut, leng
         victims = [other for other in lu.nexuses if other.id in outcome.preempted and other is not task.nexus]
         await lu.abort_tasks(lu, victims)
     return failed or GOOD
+
+
+def _parse(lu: LogicalUnit, task: ScsiTask, action: ReserveOut, data: bytes) -> Done | _Request:
+    """The parameters of every service action but REGISTER AND MOVE."""
+    scope, kind = task.cdb[2] >> 4, task.cdb[2] & 0x0F
+    key, service_key, flags = _PARAMETERS.unpack_from(data)
+    listed = None
+    if flags & _SPEC_I_PT:
+        listed = _listed_ports(lu, data) if action is ReserveOut.REGISTER else None
+        if listed is None:
+            return lu.check(INVALID_PARAMETER, parameter=24 if action is ReserveOut.REGISTER else 20)
+    elif len(data) > _LIST_LENGTH:
+        return lu.check(PARAMETER_LIST_LENGTH_ERROR, field=5)
+    whole = Type(kind) if kind in _TYPES and not scope else None
+    aptpl, all_ports = bool(flags & _APTPL), bool(flags & _ALL_TG_PT)
+    return _Request(lu, task.nexus, whole, key, service_key, aptpl, all_ports, listed)
+
+
+def _listed_ports(lu: LogicalUnit, data: bytes) -> frozenset[str] | None:
+    """The initiator ports that the TransportIDs in ``data`` name; None where one cannot be understood.
+
+    A whole initiator stands for those of its ports that are logged in to the unit.
+    """
+    listed = data[_LIST_LENGTH + 4 :]
+    length = int.from_bytes(data[_LIST_LENGTH : _LIST_LENGTH + 4], "big")
+    transports = split_transport_ids(listed[:length]) if length <= len(listed) else None
+    ports: set[str] = set()
+    for transport in transports or ():
+        port, initiator = decode_transport_id(transport), decode_initiator(transport)
+        found = {port} if port else {nexus.initiator for nexus in lu.nexuses if _is_of(nexus, initiator)}
+        if not found:
+            return None
+        ports |= found
+    return None if transports is None else frozenset(ports)
+
+
+def _is_of(nexus: Nexus, initiator: str | None) -> bool:
+    return nexus.initiator.partition(",")[0] == initiator
 
 
 async def _commit(lu: LogicalUnit, nexus: Nexus, change: _Change) -> Done | None:
@@ -229,21 +267,28 @@ def _told_of_release(old: Reservation | None, new: Persistent) -> frozenset[str]
 
 
 def _register(request: _Request) -> Done | _Change:
+    """REGISTER: who is registered already cannot register others."""
     known = request.lu.persistent.keys.get(request.name, 0)
-    return CONFLICT if known != request.key else _register_anyway(request)
+    if known != request.key:
+        return CONFLICT
+    if known and request.listed is not None:
+        return request.lu.check(INVALID_PARAMETER, parameter=20)
+    return _register_anyway(request)
 
 
 def _register_anyway(request: _Request) -> Done | _Change:
-    """REGISTER AND IGNORE EXISTING KEY."""
-    lu, old = request.lu, request.lu.persistent
+    """REGISTER AND IGNORE EXISTING KEY.  Ports that are listed keep the keys that they have."""
+    lu, nexus, old = request.lu, request.nexus, request.lu.persistent
     if request.aptpl and lu.options.reservations is None:
         return lu.check(INVALID_PARAMETER, parameter=20)
-    if request.name not in old.keys:
-        if not request.service_key:
-            return GOOD
-        if len(old.keys) >= MAX_REGISTRATIONS:
-            return lu.check(INSUFFICIENT_RESERVATION_RESOURCES)
-    new = old.register(request.name, request.service_key, request.aptpl)
+    if request.name not in old.keys and not request.service_key:
+        return GOOD
+    ports = {nexus.port, *lu.ports} if request.all_ports else {nexus.port}
+    names = {nexus_id(initiator, port) for initiator in request.listed or () for port in ports} - old.keys.keys()
+    names |= {nexus_id(nexus.initiator, port) for port in ports}
+    if request.service_key and len(old.keys.keys() | names) > MAX_REGISTRATIONS:
+        return lu.check(INSUFFICIENT_RESERVATION_RESOURCES)
+    new = old.register(names, request.service_key, request.aptpl)
     return _Change(new, released=_told_of_release(old.reservation, new))
 
 
@@ -301,7 +346,7 @@ def _preempt(request: _Request, *, abort: bool = False) -> Done | _Change:
 
 
 def _move(lu: LogicalUnit, nexus: Nexus, data: bytes) -> Done | _Change:
-    """REGISTER AND MOVE: another port gets registered, and gets the reservation."""
+    """REGISTER AND MOVE: another nexus gets registered, and gets the reservation."""
     old = lu.persistent
     key, service_key, flags, port, length = _MOVE.unpack_from(data)
     held = old.reservation
@@ -311,14 +356,26 @@ def _move(lu: LogicalUnit, nexus: Nexus, data: bytes) -> Done | _Change:
         return lu.check(INVALID_FIELD_IN_CDB, field=1)
     if held.type in ALL_REGISTRANTS or held.holder != nexus.id:
         return CONFLICT
-    name = decode_transport_id(data[_MOVE.size : _MOVE.size + length])
-    if not service_key or port != RELATIVE_PORT or name is None or name == nexus.id:
-        return lu.check(INVALID_PARAMETER, parameter=24 if service_key else 8)
+    initiator = decode_transport_id(data[_MOVE.size : _MOVE.size + length])
+    name = nexus_id(initiator, port) if initiator and port in lu.ports else nexus.id
+    if not service_key or name == nexus.id:
+        return lu.check(INVALID_PARAMETER, parameter=_fault_of_move(service_key, initiator))
     if flags & _APTPL and lu.options.reservations is None:
         return lu.check(INVALID_PARAMETER, parameter=17)
     return _Change(old.move(nexus.id, name, service_key, bool(flags & _UNREG), bool(flags & _APTPL)))
 
 
+def _fault_of_move(service_key: int, initiator: str | None) -> int:
+    """The byte of the parameters that is to blame: the new key, the target port, or the TransportID."""
+    if not service_key:
+        return 8
+    return 24 if initiator is None else 18
+
+
+_LONGEST: Final = {
+    ReserveOut.REGISTER: MAX_REGISTER_PARAMETERS,
+    ReserveOut.REGISTER_AND_MOVE: MAX_MOVE_PARAMETERS,
+}
 _ACTIONS: Final[dict[ReserveOut, _Action]] = {
     ReserveOut.REGISTER: _register,
     ReserveOut.RESERVE: _reserve,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from iser.scsi.codes import INVALID_FIELD_IN_CDB
-from target.scsi.inquiry import PORT_GROUP, RELATIVE_PORT
+from target.scsi.inquiry import PORT_GROUP
 from target.scsi.plan import Done, Plan, ScsiTask
 from target.scsi.unit import LogicalUnit
 
@@ -83,13 +83,11 @@ def report_task_functions(lu: LogicalUnit, task: ScsiTask) -> Plan:
 
 
 def report_target_port_groups(lu: LogicalUnit, task: ScsiTask) -> Plan:
-    """REPORT TARGET PORT GROUPS: the one group of the one port, active and optimized."""
+    """REPORT TARGET PORT GROUPS: one group of all ports, active and optimized."""
     form = task.cdb[1] >> 5
     if form > _EXTENDED_HEADER:
         return lu.check(INVALID_FIELD_IN_CDB, field=1)
     header = struct.pack(">BB2x", _EXTENDED_HEADER << 4, 0) if form else b""
-    group = struct.pack(">BBHxBxB", _ACTIVE_OPTIMIZED, _AO_SUPPORTED, PORT_GROUP, 0, 1) + struct.pack(
-        ">HH", 0, RELATIVE_PORT
-    )
-    body = header + group
+    group = struct.pack(">BBHxBxB", _ACTIVE_OPTIMIZED, _AO_SUPPORTED, PORT_GROUP, 0, len(lu.ports))
+    body = header + group + b"".join(struct.pack(">HH", 0, port) for port in lu.ports)
     return _cut(struct.pack(">I", len(body)) + body, task.cdb)

@@ -1,12 +1,13 @@
 """Reservations of one logical unit: RESERVE(6) of SPC-2 and persistent ones of SPC-4 5.13, as plain state.
 
-Nothing here knows of CDBs, sense data or disks.  An I_T nexus is known by its initiator port's name, for what it
-registered outlives its session.  A changed state is a new object, so that it can be stored before it takes effect.
+Nothing here knows of CDBs, sense data or disks.  An I_T nexus is known by its :func:`target.scsi.nexus.nexus_id`, for
+what it registered outlives its session.  A changed state is a new object, so that it can be stored before it takes
+effect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Final
@@ -51,7 +52,7 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Persistent:
-    """Registrations (port name to key), the reservation, and PRGENERATION.
+    """Registrations (name of the nexus to key), the reservation, and PRGENERATION.
 
     ``aptpl`` is whether the state outlives a loss of power; ``generation`` does not count what RESERVE and RELEASE do.
     """
@@ -75,11 +76,11 @@ class Persistent:
             return False
         return access is Access.WRITE or held.type not in _WRITE_EXCLUSIVE
 
-    def register(self, name: str, key: int, aptpl: bool) -> Persistent:
-        """``name`` has ``key`` from now on; 0 unregisters it, which may end the reservation (SPC-4 5.13.11.2)."""
-        keys = {other: value for other, value in self.keys.items() if other != name or key}
+    def register(self, names: Collection[str], key: int, aptpl: bool) -> Persistent:
+        """``names`` have ``key`` from now on; 0 unregisters them, which may end the reservation (SPC-4 5.13.11.2)."""
+        keys = {other: value for other, value in self.keys.items() if key or other not in names}
         if key:
-            keys[name] = key
+            keys.update(dict.fromkeys(names, key))
         return replace(self, keys=keys, aptpl=aptpl, generation=self._next())._without_orphan()
 
     def reserve(self, name: str, kind: Type) -> Persistent:

@@ -11,6 +11,7 @@ from typing import Final
 
 from iser.errors import BackendError
 from iser.scsi.const import ReservationType
+from target.scsi.nexus import nexus_id, split_id
 from target.scsi.reservations import Persistent, Reservation
 
 __all__ = ["MAX_STORED", "ReservationStore"]
@@ -92,9 +93,14 @@ def _decode(text: bytes) -> Persistent:
     if len(text) > MAX_STORED:
         raise ValueError(f"longer than {MAX_STORED} bytes")
     fields = json.loads(text)
-    keys = {str(name): int(key, 16) for name, key in fields["keys"].items()}
+    keys = {_name(name): int(key, 16) for name, key in fields["keys"].items()}
     if not all(0 < key <= _MAX_KEY for key in keys.values()):
         raise ValueError("a key is out of range")
     held = fields["reservation"]
-    reservation = Reservation(str(held["holder"]), ReservationType(held["type"])) if held else None
+    reservation = Reservation(_name(held["holder"]), ReservationType(held["type"])) if held else None
     return Persistent(keys, reservation, True)  # PRGENERATION starts anew
+
+
+def _name(text: str) -> str:
+    """The name of a nexus, if ``text`` is one.  Raises ValueError."""
+    return nexus_id(*split_id(text))

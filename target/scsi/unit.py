@@ -97,7 +97,8 @@ class LogicalUnit:
     ``shift`` is log2 of the block size, ``max_blocks`` the most blocks of one command.  ``descriptor_sense`` is the
     D_SENSE bit: it chooses the format of all sense data.  ``gated`` is set while a command has to be looked at before
     it may start: see :mod:`target.scsi.gate` and :mod:`target.scsi.taskset`.  ``neighbours``, ``abort_tasks`` and
-    ``running``, the commands on the unit that have not ended, are set by the device that it belongs to.
+    ``running``, the commands on the unit that have not ended, are set by the device that it belongs to, as are
+    ``ports``, the relative identifiers of the target ports that it is reached by.
 
     Raises UsageError for options that cannot be.
     """
@@ -117,6 +118,7 @@ class LogicalUnit:
         "nexuses",
         "options",
         "persistent",
+        "ports",
         "preventing",
         "read_only",
         "reservation_lock",
@@ -148,6 +150,7 @@ class LogicalUnit:
         self.blocks = backend.blocks
         self.max_blocks = max(1, self.options.max_transfer >> self.shift)
         self.nexuses: set[Nexus] = set()
+        self.ports: Sequence[int] = (1,)
         self.neighbours: Callable[[], Iterable[LogicalUnit]] = lambda: (self,)
         self.abort_tasks: Callable[[LogicalUnit, Sequence[Nexus]], Awaitable[None]] | None = None
         self.running: Callable[[], Iterable[Command]] = tuple

@@ -25,7 +25,8 @@ from iser.pdu import (
     encode,
 )
 from iser.pdu.const import LOGIN_TRANSIT
-from iser.scsi.cdb import write_blocks
+from iser.scsi.cdb import inquiry, write_blocks
+from iser.scsi.inquiry import parse_designators
 from tests.target.peer import INITIATOR, TARGET, Peer, config, disk, leave_nothing, served, serving, until
 
 NAMES = [("InitiatorName", INITIATOR), ("TargetName", TARGET), ("SessionType", "Normal")]
@@ -237,3 +238,18 @@ async def test_unsolicited_data_has_the_receives_that_its_limits_promise() -> No
                 peer.datamover.send_control(Pdu(bhs, bytes(1024)))
         for _ in range(16):
             assert (await peer.expect(ScsiResponse)).status == 0
+
+
+async def test_each_portal_group_is_a_target_port_of_its_own() -> None:
+    portals = {name: {"listen": "iser://127.0.0.1:0", "group": group} for name, group in (("a", 1), ("b", 5), ("c", 5))}
+    async with serving(config(portal=portals)) as (server, _):
+        for portal in server.open_portals.values():
+            async with served(portal.bound.port) as peer:
+                groups, page = bytearray(64), bytearray(512)
+                await peer.command(bytes.fromhex("a30a0000000000000040"), read=groups)
+                assert bytes(groups[:20]).hex() == "00000010" + "0001000100000002" + "00000001" + "00000005"
+                await peer.command(inquiry(512, 0x83), read=page)
+                length = 4 + int.from_bytes(page[2:4], "big")
+                port, name = [each for each in parse_designators(page[:length]) if each.association == 1][::2]
+                group = portal.place.group
+                assert (port.text, name.text) == (f"{group:08x}", f"{TARGET},t,0x{group:04x}")

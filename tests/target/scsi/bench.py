@@ -58,10 +58,17 @@ class Bench:
         self.device = TargetDevice(NAME, dict(enumerate(units or (unit(),))))
         self.nexus = self.attach("initiator")
 
-    def attach(self, name: str) -> Nexus:
-        nexus = self.device.attach(name)
+    def attach(self, name: str, port: int = 1) -> Nexus:
+        nexus = self.device.attach(name, port)
         nexus.pending.clear()
         return nexus
+
+    def set_ports(self, *ports: int) -> None:
+        """The target ports; what a nexus is told of that is taken."""
+        self.device.set_ports(ports)
+        for lu in self.device.luns.values():
+            for nexus in lu.nexuses:
+                nexus.pending.clear()
 
     def start(self, cdb: bytes, lun: int = 0, *, nexus: Nexus | None = None, data_out: bytes = b"") -> Plan:
         """The plan for ``cdb``, which is padded as an initiator pads it."""

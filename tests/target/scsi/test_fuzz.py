@@ -65,8 +65,10 @@ async def carry_out(bench: Bench, task: ScsiTask, data: bytes) -> None:
         assert 0 < plan.length <= plan.lu.max_blocks << plan.lu.shift
         assert plan.offset + plan.length <= plan.lu.backend.size
         assert not isinstance(plan, WriteMedia) or not plan.lu.read_only
-    else:
+    elif isinstance(plan, Done):
         answered(plan, task)
+    else:
+        raise AssertionError(plan)  # every command here is a simple one
 
 
 @pytest.mark.parametrize("kind", ["memory", "read-only", "file", "filtered"])

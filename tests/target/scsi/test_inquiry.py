@@ -19,7 +19,7 @@ from iser.scsi.inquiry import (
 )
 from target.backends.file import FileBackend
 from target.backends.memory import MemoryBackend
-from target.scsi import Identity, LogicalUnit
+from target.scsi import Done, Identity, LogicalUnit
 from tests.target.scsi.bench import NAME, Bench, unit
 
 
@@ -46,7 +46,7 @@ def test_texts_are_cut_and_made_ascii() -> None:
 def test_supported_pages_are_those_that_answer() -> None:
     bench = Bench()
     pages = parse_supported_pages(bench.data(cdb.inquiry(255, 0)))
-    assert pages == (0x00, 0x80, 0x83, 0x86, 0xB0, 0xB1, 0xB2)
+    assert pages == (0x00, 0x80, 0x83, 0x86, 0x88, 0xB0, 0xB1, 0xB2)
     for page in range(256):
         if page in pages:
             data = bench.data(cdb.inquiry(4096, page))
@@ -72,6 +72,37 @@ def test_serial_and_designators() -> None:
     assert (port.association, port.kind, port.text) == (1, 8, f"{NAME},t,0x0001")
     assert (device.association, device.kind, device.text) == (2, 8, NAME)
     assert all(len(name.value) % 4 == 0 and name.value.endswith(b"\0") for name in (port, device))
+
+
+def test_each_target_port_is_itself_and_all_are_listed() -> None:
+    bench = Bench()
+    bench.set_ports(1, 7, 0xFFFF)
+    other = bench.attach("other", 7)
+    listed = bench.data(cdb.inquiry(4096, 0x88))
+    for nexus in (bench.nexus, other):
+        plan = bench.start(cdb.inquiry(4096, 0x83), nexus=nexus)
+        assert isinstance(plan, Done)
+        _, _, number, group, port, device = parse_designators(plan.data_in)
+        assert (number.text, group.text) == (f"{nexus.port:08x}", "00000001")
+        assert (port.text, device.text) == (f"{NAME},t,0x{nexus.port:04x}", NAME)
+    found, at = [], 4
+    while at < len(listed):
+        number_of_port, initiator, length = struct.unpack_from(">2xH2xH2xH", listed, at)
+        assert initiator == 0
+        (name,) = parse_designators(struct.pack(">BBH", 0, 0x83, length) + listed[at + 12 : at + 12 + length])
+        found.append((number_of_port, name.association, name.text))
+        at += 12 + length
+    assert found == [(port, 1, f"{NAME},t,0x{port:04x}") for port in (1, 7, 0xFFFF)]
+
+
+def test_initiators_are_told_of_other_ports_once() -> None:
+    bench = Bench()
+    bench.device.set_ports((1,))
+    assert bench.done(cdb.test_unit_ready()).status == 0
+    bench.device.set_ports((1, 2))
+    assert bench.codes(cdb.test_unit_ready()) == (6, 0x3F, 3)
+    bench.device.set_ports((1, 2))
+    assert bench.done(cdb.test_unit_ready()).status == 0
 
 
 def test_the_longest_name_still_fits_its_length_byte() -> None:

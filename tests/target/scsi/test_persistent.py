@@ -13,7 +13,7 @@ from iser.scsi import cdb
 from iser.scsi.const import Opcode, ReservationType, ReserveIn, ReserveOut
 from target.backends.memory import MemoryBackend
 from target.scsi import GOOD, Done, LogicalUnit, Nexus, ReadMedia, ReservationStore, WriteMedia
-from target.scsi.persistent import MAX_MOVE_PARAMETERS
+from target.scsi.persistent import MAX_MOVE_PARAMETERS, MAX_REGISTER_PARAMETERS
 from target.scsi.reservations import MAX_REGISTRATIONS
 from target.scsi.transportid import encode_transport_id
 from tests.target.scsi.bench import SIZE, Bench, codes_of, unit
@@ -343,6 +343,142 @@ async def test_preempt_and_abort_ends_the_victims_tasks() -> None:
     assert aborted == [(bench.device.luns[0], [bench.b])]
 
 
+# Other initiator ports and other target ports
+
+
+async def register(bench: Cluster, nexus: Nexus, listed: bytes, key: int = 0, new: int = 5, flags: int = 8) -> Done:
+    """REGISTER with SPEC_I_PT and the TransportIDs ``listed``."""
+    data = struct.pack(">QQ4xB3xI", key, new, flags, len(listed)) + listed
+    command = struct.pack(">BBxxxIx", Opcode.PERSISTENT_RESERVE_OUT, ReserveOut.REGISTER, len(data))
+    return await bench.run(command, nexus=nexus, data_out=data)
+
+
+def initiator_id(name: str) -> bytes:
+    """The TransportID of a whole initiator, format 00b."""
+    text = name.encode().ljust(20, b"\0")
+    text += bytes(4 - len(text) % 4)
+    return struct.pack(">BxH", 5, len(text)) + text
+
+
+def status(bench: Cluster) -> list[tuple[int, int, int, int, bytes]]:
+    """(key, flags, type, target port, TransportID) of each registration, from READ FULL STATUS."""
+    data = bench.read_in(ReserveIn.READ_FULL_STATUS)
+    offset, found = 8, []
+    while offset < len(data):
+        key, flags, kind, port, length = struct.unpack_from(">Q4xBB4xHI", data, offset)
+        found.append((key, flags, kind, port, data[offset + 24 : offset + 24 + length]))
+        offset += 24 + length
+    return found
+
+
+def registrations(bench: Cluster) -> set[tuple[int, int, bytes]]:
+    """(key, target port, TransportID) of each registration."""
+    return {(key, port, transport) for key, _, _, port, transport in status(bench)}
+
+
+async def test_a_nexus_registers_for_other_initiator_ports() -> None:
+    bench = Cluster()
+    absent = "iqn.2026-11.host:absent,i,0x00023d000009"
+    assert await register(bench, bench.a, encode_transport_id(B) + encode_transport_id(absent)) == GOOD
+    assert registrations(bench) == {(5, 1, encode_transport_id(name)) for name in (A, B, absent)}
+    assert bench.generation == 1
+    await bench.ok(bench.b, ReserveOut.RESERVE, 5, kind=SHARED[0])
+    assert (bench.may(bench.a), bench.may(bench.c)) == ("rw", "r")
+
+
+async def test_a_whole_initiator_stands_for_its_ports_that_are_logged_in() -> None:
+    bench = Cluster()
+    second = "iqn.2026-11.host:b,i,0x00023d000077"
+    bench.attach(second)
+    assert await register(bench, bench.a, initiator_id("iqn.2026-11.HOST:b")) == GOOD
+    assert registrations(bench) == {(5, 1, encode_transport_id(name)) for name in (A, B, second)}
+    assert codes_of(await register(bench, bench.c, initiator_id("iqn.2026-11.host:absent"))) == (5, 0x26, 0)
+
+
+async def test_who_is_registered_already_keeps_its_key_and_registers_nobody_else() -> None:
+    bench = Cluster()
+    await bench.registered(bench.b)
+    assert await register(bench, bench.a, encode_transport_id(B)) == GOOD
+    assert registrations(bench) == {(2, 1, encode_transport_id(B)), (5, 1, encode_transport_id(A))}
+    assert codes_of(await register(bench, bench.a, encode_transport_id(C), 5, 6)) == (5, 0x26, 0)
+    assert (await register(bench, bench.a, encode_transport_id(C), 4, 6)).status == CONFLICT
+    assert (await register(bench, bench.c, encode_transport_id(A), 1)).status == CONFLICT
+    assert await register(bench, bench.c, encode_transport_id(A), 0, 0) == GOOD  # and nothing was done
+    assert len(bench.keys) == 2
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        encode_transport_id(B)[:-4],
+        encode_transport_id(B) + b"\x45\0",
+        encode_transport_id(B) + b"\x06" + bytes(23),  # of SAS
+        initiator_id("iqn.2026-11.host:b,i,0x00023d000001"),
+        b"\x45\0\0\x14" + b"iqn.x".ljust(20, b"\0"),
+        b"\x45\0\0\x14" + b"iqn.\xff,i,0x1".ljust(20, b"\0"),
+    ],
+)
+async def test_if_one_transport_id_is_wrong_nobody_is_registered(listed: bytes) -> None:
+    bench = Cluster()
+    assert codes_of(await register(bench, bench.a, listed)) == (5, 0x26, 0)
+    assert bench.keys == []
+
+
+async def test_a_list_of_transport_ids_that_is_longer_than_the_parameters() -> None:
+    bench = Cluster()
+    listed = encode_transport_id(B)
+    data = struct.pack(">QQ4xB3xI", 0, 5, 8, len(listed) + 1) + listed
+    command = struct.pack(">BBxxxIx", Opcode.PERSISTENT_RESERVE_OUT, ReserveOut.REGISTER, len(data))
+    assert codes_of(await bench.run(command, data_out=data)) == (5, 0x26, 0)
+    assert codes_of(await register(bench, bench.a, listed, flags=0)) == (5, 0x1A, 0)  # more than a header, and no bit
+    for action in (ReserveOut.REGISTER_AND_IGNORE_EXISTING_KEY, ReserveOut.RESERVE):
+        assert codes_of(await bench.out(bench.a, action, 0, 5, flags=8)) == (5, 0x26, 0)
+
+
+async def test_a_list_that_would_register_too_many_registers_nobody() -> None:
+    bench = Cluster()
+    names = [f"iqn.x:{number},i,0x00023d000001" for number in range(MAX_REGISTRATIONS)]
+    listed = b"".join(map(encode_transport_id, names))
+    assert codes_of(await register(bench, bench.a, listed)) == (5, 0x55, 2)
+    assert bench.keys == []
+    assert await register(bench, bench.a, b"".join(map(encode_transport_id, names[1:]))) == GOOD
+    assert len(bench.keys) == MAX_REGISTRATIONS
+
+
+async def test_a_registration_is_of_one_target_port_unless_it_is_of_all() -> None:
+    bench = Cluster()
+    bench.set_ports(1, 2, 9)
+    other = bench.attach(A, 9)
+    await bench.registered(bench.a)
+    await bench.ok(bench.a, ReserveOut.RESERVE, 1, kind=SHARED[0])
+    assert (bench.may(bench.a), bench.may(other)) == ("rw", "r")
+    assert await bench.out(bench.a, ReserveOut.REGISTER, 1, 3, flags=4) == GOOD
+    assert registrations(bench) == {(3, port, encode_transport_id(A)) for port in (1, 2, 9)}
+    assert bench.may(other) == "rw"
+    assert [(flags, port) for _, flags, _, port, _ in status(bench) if flags] == [(1, 1)]  # one of them holds
+    assert await bench.out(other, ReserveOut.REGISTER, 3, 0, flags=4) == GOOD
+    assert (bench.keys, bench.held) == ([], None)
+
+
+async def test_all_target_ports_count_for_listed_initiator_ports_too() -> None:
+    bench = Cluster()
+    bench.set_ports(1, 2)
+    assert await register(bench, bench.a, encode_transport_id(B), flags=8 | 4) == GOOD
+    assert registrations(bench) == {(5, port, encode_transport_id(name)) for port in (1, 2) for name in (A, B)}
+
+
+async def test_a_reservation_moves_to_another_target_port() -> None:
+    bench = Cluster()
+    bench.set_ports(1, 2)
+    other = bench.attach(A, 2)
+    await bench.registered(bench.a)
+    await bench.ok(bench.a, ReserveOut.RESERVE, 1, kind=EA)
+    assert codes_of(await move(bench, bench.a, 1, 9, A, port=3)) == (5, 0x26, 0)
+    assert await move(bench, bench.a, 1, 9, A, flags=2, port=2) == GOOD
+    assert (bench.may(bench.a), bench.may(other)) == ("", "rw")
+    assert registrations(bench) == {(9, 2, encode_transport_id(A))}
+
+
 # REGISTER AND MOVE
 
 
@@ -384,8 +520,8 @@ async def test_a_reservation_of_all_registrants_cannot_be_moved() -> None:
 @pytest.mark.parametrize("length", [0, 23, 25, MAX_MOVE_PARAMETERS + 1])
 def test_wrong_lengths(length: int) -> None:
     for action in ReserveOut:
-        if length == 25 and action is ReserveOut.REGISTER_AND_MOVE:
-            continue
+        if length >= 25 and action in (ReserveOut.REGISTER, ReserveOut.REGISTER_AND_MOVE):
+            length = {ReserveOut.REGISTER: MAX_REGISTER_PARAMETERS + 1}.get(action, MAX_MOVE_PARAMETERS + 1)
         command = struct.pack(">BBxxxIx", Opcode.PERSISTENT_RESERVE_OUT, action, length)
         assert Bench().codes(command) == (5, 0x1A, 0)
 
@@ -398,9 +534,7 @@ async def test_data_that_is_cut_short() -> None:
 
 async def test_what_is_not_supported_is_refused() -> None:
     bench = Cluster()
-    assert codes_of(await bench.out(bench.a, ReserveOut.REGISTER, 0, 1, flags=8)) == (5, 0x26, 0)  # SPEC_I_PT
     assert codes_of(await bench.out(bench.a, ReserveOut.REGISTER, 0, 1, flags=1)) == (5, 0x26, 0)  # APTPL
-    assert await bench.out(bench.a, ReserveOut.REGISTER, 0, 1, flags=4) == GOOD  # ALL_TG_PT: there is but one
     for opcode in (Opcode.PERSISTENT_RESERVE_IN, Opcode.PERSISTENT_RESERVE_OUT):
         known = len(ReserveIn if opcode == Opcode.PERSISTENT_RESERVE_IN else ReserveOut)
         for action in range(known, 32):
@@ -409,11 +543,11 @@ async def test_what_is_not_supported_is_refused() -> None:
 
 async def test_capabilities(tmp_path: Path) -> None:
     bench = Cluster(unit(), unit(lun=1, reservations=ReservationStore(tmp_path / "pr")))
-    assert bench.read_in(ReserveIn.REPORT_CAPABILITIES).hex() == "00080480ea010000"
+    assert bench.read_in(ReserveIn.REPORT_CAPABILITIES).hex() == "00080c80ea010000"
     keeping = Cluster(bench.device.luns[1])
-    assert keeping.read_in(ReserveIn.REPORT_CAPABILITIES).hex() == "00080580ea010000"
+    assert keeping.read_in(ReserveIn.REPORT_CAPABILITIES).hex() == "00080d80ea010000"
     assert await keeping.out(keeping.a, ReserveOut.REGISTER, 0, 1, flags=1) == GOOD
-    assert keeping.read_in(ReserveIn.REPORT_CAPABILITIES).hex() == "00080581ea010000"
+    assert keeping.read_in(ReserveIn.REPORT_CAPABILITIES).hex() == "00080d81ea010000"
 
 
 async def test_full_status() -> None:
@@ -422,12 +556,7 @@ async def test_full_status() -> None:
     await bench.ok(bench.a, ReserveOut.RESERVE, 1, kind=WE)
     data = bench.read_in(ReserveIn.READ_FULL_STATUS)
     assert data[:8] == struct.pack(">II", 2, len(data) - 8)
-    offset, found = 8, []
-    while offset < len(data):
-        key, flags, kind, port, length = struct.unpack_from(">Q4xBB4xHI", data, offset)
-        found.append((key, flags, kind, port, data[offset + 24 : offset + 24 + length]))
-        offset += 24 + length
-    assert found == [(1, 1, 1, 1, encode_transport_id(A)), (2, 0, 0, 1, encode_transport_id(B))]
+    assert status(bench) == [(1, 1, 1, 1, encode_transport_id(A)), (2, 0, 0, 1, encode_transport_id(B))]
     assert bench.read_in(ReserveIn.READ_FULL_STATUS, length=5) == data[:5]
 
 

@@ -85,6 +85,11 @@ def test_target_port_groups() -> None:
     group = "0001000100000001" + "00000001"
     assert bench.data(bytes.fromhex("a30a0000000000000040")).hex() == "0000000c" + group
     assert bench.data(bytes.fromhex("a32a0000000000000040")).hex() == "00000010" + "10000000" + group
+    bench.set_ports(1, 258)
+    assert (
+        bench.data(bytes.fromhex("a30a0000000000000040")).hex()
+        == "00000010" + group[:-9] + "2" + "00000001" + "00000102"
+    )
     assert bench.sense(bytes.fromhex("a34a0000000000000040")).field == 1
     assert len(bench.data(bytes.fromhex("a30a0000000000000006"))) == 6
     assert bench.sense(bytes.fromhex("a3040000000000000040")).field == 1

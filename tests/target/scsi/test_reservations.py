@@ -24,7 +24,7 @@ def test_there_is_never_a_holder_that_is_not_registered(steps: list[tuple[str, s
         before = state
         if kind == "register":
             assert isinstance(argument, int)
-            state = state.register(name, argument, False)
+            state = state.register([name], argument, False)
         elif name not in state.keys:
             continue
         elif kind == "reserve" and state.reservation is None:
@@ -47,4 +47,4 @@ def test_there_is_never_a_holder_that_is_not_registered(steps: list[tuple[str, s
 
 
 def test_the_generation_wraps() -> None:
-    assert Persistent(generation=0xFFFFFFFF).register("a", 1, False).generation == 0
+    assert Persistent(generation=0xFFFFFFFF).register(["a"], 1, False).generation == 0

@@ -12,8 +12,8 @@ from target.scsi.reservations import Persistent, Reservation
 from target.scsi.store import MAX_STORED, ReservationStore
 
 STATE = Persistent(
-    {"iqn.a,i,0x1": 1, "iqn.b,i,0x2": 2**64 - 1},
-    Reservation("iqn.a,i,0x1", ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY),
+    {"iqn.a,i,0x1,t,0x0001": 1, "iqn.b,i,0x2,t,0x0002": 2**64 - 1},
+    Reservation("iqn.a,i,0x1,t,0x0001", ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY),
     aptpl=True,
     generation=7,
 )
@@ -44,9 +44,9 @@ def test_what_was_saved_is_loaded_and_counts_from_0(tmp_path: Path) -> None:
         "",
         "[]",
         "{}",
-        '{"keys": {"a": "0x0"}, "reservation": null}',
-        '{"keys": {"a": "0x10000000000000000"}, "reservation": null}',
-        '{"keys": {}, "reservation": {"holder": "a", "type": 2}}',
+        '{"keys": {"a,t,0x1": "0x0"}, "reservation": null}',
+        '{"keys": {"a,t,0x1": "0x10000000000000000"}, "reservation": null}',
+        '{"keys": {}, "reservation": {"holder": "a,t,0x1", "type": 2}}',
         '{"keys": [], "reservation": null}',
         " " * (MAX_STORED + 1),
     ],

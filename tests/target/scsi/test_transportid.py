@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from target.scsi.transportid import decode_transport_id, encode_transport_id
+from target.scsi.transportid import decode_initiator, decode_transport_id, encode_transport_id, split_transport_ids
 
 
 @pytest.mark.parametrize("name", ["iqn.2026-11.a:x,i,0x00023d000001", "a,i,0x400000000000"])
@@ -37,3 +37,18 @@ def test_short_isids_are_filled_up() -> None:
 )
 def test_what_is_none(data: bytes) -> None:
     assert decode_transport_id(data) is None
+
+
+def test_a_whole_initiator_has_no_isid() -> None:
+    assert decode_initiator(b"\x05\0\0\x08iqn.X\0\0\0") == "iqn.x"
+    assert decode_initiator(b"\x05\0\0\x08iqn.x,i\0") is None
+    assert decode_initiator(b"\x05\0\0\x04\0\0\0\0") is None
+    assert decode_initiator(encode_transport_id("iqn.x,i,0x000000000001")) is None
+
+
+def test_a_list_is_split_at_the_lengths_that_it_gives() -> None:
+    one, two = encode_transport_id("iqn.a,i,0x000000000001"), b"\x05\0\0\x08iqn.X\0\0\0"
+    assert split_transport_ids(one + two) == [one, two]
+    assert split_transport_ids(b"") == []
+    for cut in (1, 3, 5):
+        assert split_transport_ids((one + two)[:-cut]) is None
