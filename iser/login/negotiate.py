@@ -28,6 +28,7 @@ __all__ = ["Negotiation", "accept", "check_answer"]
 _ORDER: Final = {"SessionType": 0, "RDMAExtensions": 1, "MaxBurstLength": 2}
 _RECV_LENGTH: Final = KEYS["MaxRecvDataSegmentLength"]
 _RDMA: Final = KEYS["RDMAExtensions"]
+_FIRST_BURST: Final = KEYS["FirstBurstLength"]
 # Where a default beyond a target's wish would harm it.  All are keys that every initiator knows.
 _LIMITS: Final = tuple(
     KEYS[name]
@@ -262,6 +263,8 @@ class Negotiation:
         outcome = accept(key, offer, self._default_wish(key) if wish is None else wish)
         if outcome is None:
             return REJECT
+        if key is _FIRST_BURST:  # it must not be above MaxBurstLength (RFC 7143 section 13.14), whatever was offered
+            outcome = min(int(outcome), self.params.max_burst_length)
         self._values[key.field] = outcome
         return format_value(outcome)
 

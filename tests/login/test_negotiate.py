@@ -344,3 +344,13 @@ def test_a_target_offers_what_it_cannot_live_without() -> None:
 def test_the_wish_of_an_iser_target_for_digests_is_none() -> None:
     side = target(wishes=Wishes(header_digest=("CRC32C", "None")))
     assert side.receive([("HeaderDigest", "CRC32C,None")], OPERATIONAL) == [("HeaderDigest", "None")]
+
+
+def test_a_first_burst_above_the_burst_is_answered_with_what_may_be() -> None:
+    """RFC 7143 section 13.14, in whatever order the two come."""
+    pairs = [("FirstBurstLength", "65536"), ("MaxBurstLength", "4096")]
+    for text in (pairs, pairs[::-1]):
+        assert dict(target("tcp").receive(text, OPERATIONAL)) == {"FirstBurstLength": "4096", "MaxBurstLength": "4096"}
+    side = target("tcp")
+    assert side.receive(pairs[1:], OPERATIONAL) == [("MaxBurstLength", "4096")]
+    assert side.receive(pairs[:1], OPERATIONAL) == [("FirstBurstLength", "4096")]
