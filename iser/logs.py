@@ -13,7 +13,7 @@ from iser.errors import UsageError
 
 __all__ = ["JsonFormatter", "LogFormat", "configure_logging", "set_levels"]
 
-_FORMAT: Final = "%(asctime)s %(levelname).1s %(name)s %(message)s"
+_FORMAT: Final = "%(asctime)s %(levelname).1s %(name)s {}%(message)s"
 
 
 class LogFormat(StrEnum):
@@ -24,28 +24,42 @@ class LogFormat(StrEnum):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``message``, ``exception`` if any."""
+    """One JSON object a line: ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``message``, ``exception`` if any.
+
+    Where ``worker`` is not 0 it is in the object, too.
+    """
+
+    def __init__(self, worker: int = 0) -> None:
+        super().__init__()
+        self._worker = worker
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as its line."""
-        line = {
+        line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if self._worker:
+            line["worker"] = self._worker
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line)
 
 
-def configure_logging(specs: Iterable[str], default: int = logging.WARNING, form: LogFormat = LogFormat.TEXT) -> None:
+def configure_logging(
+    specs: Iterable[str], default: int = logging.WARNING, form: LogFormat = LogFormat.TEXT, worker: int = 0
+) -> None:
     """Log to stderr at ``default``, in lines of ``form``; ``specs`` as for :func:`set_levels`.
+
+    ``worker`` tells the lines of one of several processes from those of the others.
 
     Raises UsageError for a level that does not exist.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if form is LogFormat.JSON else logging.Formatter(_FORMAT))
+    text = _FORMAT.format(f"worker {worker}: " if worker else "")
+    handler.setFormatter(JsonFormatter(worker) if form is LogFormat.JSON else logging.Formatter(text))
     logging.basicConfig(level=default, handlers=[handler], force=True)
     set_levels(specs)
 

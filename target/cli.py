@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,12 +16,15 @@ import typer
 from iser.errors import IserError, UsageError
 from iser.logs import LogFormat, configure_logging
 from target.admin import cli as admin_cli
+from target.admin.commands import Command
 from target.admin.control import Control, admin_settings
 from target.config import AdminConfig, Config, config_from_flags, load
 from target.config import cli as config_cli
+from target.loop import run
 from target.notify import notify
 from target.reload import reload_file, reload_on
 from target.server import TargetServer
+from target.workers import Logging, Supervisor, WorkersAdministration, describe, metrics_of
 
 __all__ = ["app", "main"]
 
@@ -67,7 +71,7 @@ def serve(  # noqa: PLR0913, PLR0917 - each option of the command is an argument
         settings = config_from_flags(
             name=name, listen=listen or ["iser://127.0.0.1:3260"], memory=memory, file=file, size=size
         )
-    _run(settings, admin_settings(settings.admin, admin, metrics), config)
+    run(_serve(settings, admin_settings(settings.admin, admin, metrics), config, Logging.of(log or (), log_format)))
 
 
 @app.command()
@@ -75,16 +79,20 @@ def check(config: Annotated[Path, typer.Argument(help="A TOML configuration.")])
     """Say what is wrong with a configuration, one line for each fault, with its place."""
     settings = load(config)
     luns = sum(len(target.lun) for target in settings.target)
+    workers = asyncio.run(describe(settings)) if settings.workers > 1 else []
     typer.echo(f"{config}: good: {len(settings.portal)} portals, {len(settings.target)} targets, {luns} LUNs")
+    for line in workers:
+        typer.echo(line)
 
 
-async def _serve(config: Config, admin: AdminConfig, file: Path | None) -> None:
+async def _serve(config: Config, admin: AdminConfig, file: Path | None, logging_: Logging) -> None:
     stop, hangup = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
-    server = await TargetServer.start(config)
+    several = config.workers > 1
+    server = await Supervisor.start(config, logging_) if several else await TargetServer.start(config)
     server.file = file
 
     async def reload(arguments: dict[str, object]) -> list[str]:
@@ -93,7 +101,7 @@ async def _serve(config: Config, admin: AdminConfig, file: Path | None) -> None:
         return [str(change) for change in await reload_file(server)]
 
     try:
-        control = await Control.open(server, admin, {"reload": reload})
+        control = await _control(server, admin, {"reload": reload})
     except IserError:
         await server.close()
         raise
@@ -109,14 +117,10 @@ async def _serve(config: Config, admin: AdminConfig, file: Path | None) -> None:
     await control.close()  # after the server, so that one may see what it still waits for
 
 
-def _run(config: Config, admin: AdminConfig, file: Path | None) -> None:
-    factory = None
-    with contextlib.suppress(ImportError):
-        import uvloop  # noqa: PLC0415 - optional, and only a server pays for importing it
-
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(_serve(config, admin, file))
+async def _control(server: TargetServer | Supervisor, admin: AdminConfig, more: Mapping[str, Command]) -> Control:
+    if isinstance(server, TargetServer):
+        return await Control.open(server, admin, more)
+    return await Control.of(WorkersAdministration(server, more), partial(metrics_of, server), admin)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from copy import copy
 from typing import TYPE_CHECKING, Final
@@ -28,7 +29,15 @@ from target.counters import LunCounters
 if TYPE_CHECKING:
     from target.server import TargetServer
 
-__all__ = ["MAX_REQUEST", "MAX_SCRAPES", "REQUEST_TIMEOUT", "SAMPLES_AT_ONCE", "MetricsServer", "TargetCollector"]
+__all__ = [
+    "MAX_REQUEST",
+    "MAX_SCRAPES",
+    "REQUEST_TIMEOUT",
+    "SAMPLES_AT_ONCE",
+    "MetricsServer",
+    "RemoteCollector",
+    "TargetCollector",
+]
 
 MAX_REQUEST: Final = 8192  # bytes of an HTTP request
 MAX_SCRAPES: Final = 8  # at once; one more is closed
@@ -41,6 +50,14 @@ _LUN: Final = ("target", "lun", "transport")
 _SESSION: Final = ("session", "initiator", *_LUN)
 
 log = logging.getLogger("iser.metrics")
+
+
+class RemoteCollector(ABC):
+    """Metrics that are not here but have to be asked for."""
+
+    @abstractmethod
+    async def gather(self) -> Iterable[Metric]:
+        """The families."""
 
 
 class _LunFamilies:
@@ -96,6 +113,9 @@ class TargetCollector(Collector):
         ):
             yield GaugeMetricFamily(name, what, value)
         yield CounterMetricFamily("iser_target_logins", "Sessions that began.", counters.logins)
+        yield CounterMetricFamily(
+            "iser_target_logins_redirected", "Logins that were sent to the worker of their target.", counters.redirected
+        )
         refused = CounterMetricFamily(
             "iser_target_logins_refused",
             "Logins that failed, by login status in hexadecimal, or timeout, crowded, full.",
@@ -161,14 +181,14 @@ def _status_name(status: int) -> str:
 class MetricsServer:
     """``GET /metrics`` over HTTP/1.1, one request a connection.  Made by :meth:`open`; ``address`` is as bound."""
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: Collector | RemoteCollector) -> None:
         self._collector = collector
         self._clients: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server
         self.address: Address
 
     @classmethod
-    async def open(cls, collector: Collector, host: str, port: int) -> MetricsServer:
+    async def open(cls, collector: Collector | RemoteCollector, host: str, port: int) -> MetricsServer:
         """Listen.  Raises ConnectionFailed."""
         self = cls(collector)
         try:
@@ -226,10 +246,10 @@ class _Part:
         return (self._family,)
 
 
-async def _exposition(collector: Collector) -> bytes:
+async def _exposition(collector: Collector | RemoteCollector) -> bytes:
     """The text, made some samples at a time: the loop that makes it serves I/O too."""
     parts: list[bytes] = []
-    for family in collector.collect():
+    for family in await collector.gather() if isinstance(collector, RemoteCollector) else collector.collect():
         for start in range(0, max(1, len(family.samples)), SAMPLES_AT_ONCE):
             text = generate_latest(_Part(family, family.samples[start : start + SAMPLES_AT_ONCE]))
             # The comments that begin a family belong to its first part only.

@@ -52,12 +52,14 @@ def status(admin: Where = DEFAULT_SOCKET, as_json: AsJson = False) -> None:
         "portals": " ".join(result["portals"]),
         "serving": f"{result['targets']} targets, {result['luns']} LUNs",
         "sessions": f"{result['sessions']} on {result['connections']} connections, {result['logins']} since the start",
+        **_redirected(result),
         "refused": ", ".join(f"{reason}: {count}" for reason, count in refused.items()) or "none",
         "staging": f"{size_name(staging['in_use'])} of {size_name(staging['limit'])}, "
         f"at most {size_name(staging['high_water'])}, {staging['waiting']} waiting",
     }
+    rows |= {f"worker {each['worker']}": _worker(each) for each in result.get("workers", ())}
     for name, text in rows.items():
-        typer.echo(f"{name:9} {text}")
+        typer.echo(f"{name:10} {_safe(text)}")
 
 
 def sessions(admin: Where = DEFAULT_SOCKET, as_json: AsJson = False) -> None:
@@ -65,6 +67,7 @@ def sessions(admin: Where = DEFAULT_SOCKET, as_json: AsJson = False) -> None:
     result = ask(admin, "sessions")
     rows = [
         {
+            **_of_worker(each),
             "session": each["session"],
             "initiator": each["initiator"],
             "address": each["address"],
@@ -84,6 +87,7 @@ def luns(admin: Where = DEFAULT_SOCKET, as_json: AsJson = False) -> None:
     result = ask(admin, "luns")
     rows = [
         {
+            **_of_worker(each),
             "target": each["target"],
             "LUN": each["lun"],
             "backend": each["backend"] + (" (read only)" if each["read_only"] else ""),
@@ -158,6 +162,22 @@ def duration(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600}h{whole % 3600 // 60:02}m"
     return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
+
+
+def _redirected(status: Mapping[str, Any]) -> dict[str, str]:
+    """Where there are workers: how many logins were sent to another."""
+    return {"redirected": f"{status['logins_redirected']} logins"} if "workers" in status else {}
+
+
+def _worker(view: Mapping[str, Any]) -> str:
+    running = f", pid {view['pid']}, up {duration(view['uptime'])}" if view["pid"] else ""
+    again = f", started again {view['restarts']} times" if view["restarts"] else ""
+    work = f"{len(view['targets'])} targets, {view['luns']} LUNs, {view['sessions']} sessions"
+    return f"{view['state']}{running}{again}: {work}"
+
+
+def _of_worker(view: Mapping[str, Any]) -> dict[str, object]:
+    return {"worker": view["worker"]} if "worker" in view else {}
 
 
 def _milliseconds(seconds: float | None) -> str:

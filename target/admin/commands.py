@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import version
 from time import monotonic, time
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError
 
@@ -23,7 +23,19 @@ if TYPE_CHECKING:
     from target.connection import Connection
     from target.server import TargetServer
 
-__all__ = ["MAX_SPECS", "Administration", "Command", "Json", "percentile"]
+__all__ = [
+    "MAX_SPECS",
+    "Administration",
+    "Command",
+    "Commands",
+    "DropSession",
+    "Json",
+    "Nothing",
+    "Resize",
+    "SetLog",
+    "checked",
+    "percentile",
+]
 
 #: Objects, lists and values as JSON has them.
 Json = Any
@@ -36,21 +48,34 @@ MAX_SPECS: Final = 64  # log levels that one command may set
 log = logging.getLogger("iser.admin")
 
 
-class _Nothing(Table):
+class Commands(Protocol):
+    """What answers at an admin socket."""
+
+    async def run(self, command: str, arguments: dict[str, Json]) -> Json:
+        """Carry out ``command``.  Raises IserError; what it returns can be written as JSON."""
+
+
+class Nothing(Table):
     """For commands without arguments."""
 
 
-class _DropSession(Table):
+class DropSession(Table):
+    """The session's number."""
+
     session: int
 
 
-class _Resize(Table):
+class Resize(Table):
+    """The LUN's number, the target's name where there are several, the size in bytes or what the backend has become."""
+
     lun: int
     target: str | None = None
     size: Annotated[int | None, BeforeValidator(lambda value: value if value is None else parse_size(value))] = None
 
 
-class _SetLog(Table):
+class SetLog(Table):
+    """Levels as ``--log`` takes them."""
+
     levels: tuple[str, ...] = Field(strict=False, min_length=1, max_length=MAX_SPECS)
 
 
@@ -83,7 +108,7 @@ class Administration:
     # Views
 
     async def _status(self, arguments: dict[str, Json]) -> Json:
-        _checked(_Nothing, arguments)
+        checked(Nothing, arguments)
         server = self._server
         registry, staging = server.registry, server.staging
         return {
@@ -96,6 +121,7 @@ class Administration:
             "connections": len(server.connections),
             "sessions": server.sessions,
             "logins": registry.counters.logins,
+            "logins_redirected": registry.counters.redirected,
             "logins_refused": dict(registry.counters.refused),
             "staging": {
                 "in_use": staging.in_use,
@@ -107,11 +133,11 @@ class Administration:
         }
 
     async def _sessions(self, arguments: dict[str, Json]) -> Json:
-        _checked(_Nothing, arguments)
+        checked(Nothing, arguments)
         return [_session_view(each) for each in self._server.connections if each.session]
 
     async def _luns(self, arguments: dict[str, Json]) -> Json:
-        _checked(_Nothing, arguments)
+        checked(Nothing, arguments)
         counted: dict[tuple[str, int | None], LunCounters] = {}
         for key, counters in self._server.lun_counters().items():
             counted.setdefault((key.target, key.lun), LunCounters()).add(counters)
@@ -124,7 +150,7 @@ class Administration:
     # Changes
 
     async def _drop_session(self, arguments: dict[str, Json]) -> Json:
-        wanted = _checked(_DropSession, arguments).session
+        wanted = checked(DropSession, arguments).session
         for connection in self._server.connections:
             session = connection.session
             if session and session.login.tsih == wanted:
@@ -134,7 +160,7 @@ class Administration:
         raise UsageError(f"there is no session {wanted}; see 'iser-target sessions'")
 
     async def _resize(self, arguments: dict[str, Json]) -> Json:
-        request = _checked(_Resize, arguments)
+        request = checked(Resize, arguments)
         target = self._target(request.target)
         unit = target.device.luns.get(request.lun)
         if unit is None:
@@ -155,13 +181,13 @@ class Administration:
         return targets[name]
 
     async def _set_log(self, arguments: dict[str, Json]) -> Json:
-        levels = _checked(_SetLog, arguments).levels
+        levels = checked(SetLog, arguments).levels
         set_levels(levels)
         log.info("log levels set: %s", " ".join(levels))
         return {"levels": list(levels)}
 
 
-def _checked(kind: type[_T], arguments: dict[str, Json]) -> _T:
+def checked(kind: type[_T], arguments: dict[str, Json]) -> _T:
     """``arguments`` as what the command takes.  Raises UsageError."""
     try:
         return kind.model_validate(arguments)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iser.errors import UsageError
 from iser.net import display
-from target.admin.commands import Administration, Command
+from target.admin.commands import Administration, Command, Commands
 from target.admin.listener import AdminListener
 from target.config import AdminConfig
 from target.config.values import parse_address
 
 if TYPE_CHECKING:
-    from target.metrics import MetricsServer
+    from prometheus_client.registry import Collector
+
+    from target.metrics import MetricsServer, RemoteCollector
     from target.server import TargetServer
 
 __all__ = ["Control", "admin_settings"]
@@ -45,18 +47,34 @@ class Control:
     async def open(
         cls, server: TargetServer, config: AdminConfig, more: Mapping[str, Command] | None = None
     ) -> Control:
-        """Open what ``config`` names; ``more`` are commands of the socket.
+        """Open what ``config`` names for a server in this process; ``more`` are commands of the socket.
 
         Raises UsageError and ConnectionFailed with nothing left open.
         """
-        admin = await AdminListener.open(config.socket, Administration(server, more)) if config.socket else None
+
+        def collector() -> Collector:
+            from target.metrics import TargetCollector  # noqa: PLC0415 - only who wants metrics pays for importing it
+
+            return TargetCollector(server)
+
+        return await cls.of(Administration(server, more), collector, config)
+
+    @classmethod
+    async def of(
+        cls, commands: Commands, collector: Callable[[], Collector | RemoteCollector], config: AdminConfig
+    ) -> Control:
+        """Open what ``config`` names; ``commands`` answer, and what ``collector`` makes is measured.
+
+        Raises UsageError and ConnectionFailed with nothing left open.
+        """
+        admin = await AdminListener.open(config.socket, commands) if config.socket else None
         self = cls(admin)
         if config.metrics:
             # Only who wants metrics pays for importing what makes them.
-            from target.metrics import MetricsServer, TargetCollector  # noqa: PLC0415
+            from target.metrics import MetricsServer  # noqa: PLC0415
 
             try:
-                self._metrics = await MetricsServer.open(TargetCollector(server), *config.metrics)
+                self._metrics = await MetricsServer.open(collector(), *config.metrics)
             except BaseException:
                 await self.close()
                 raise

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from iser.errors import ConnectionFailed, IserError, UsageError
-from target.admin.commands import Administration
+from target.admin.commands import Commands
 
 __all__ = ["IDLE_TIMEOUT", "MAX_CLIENTS", "MAX_LINE", "AdminListener"]
 
@@ -30,7 +30,7 @@ log = logging.getLogger("iser.admin")
 class AdminListener:
     """Made by :meth:`open`."""
 
-    def __init__(self, path: Path, administration: Administration) -> None:
+    def __init__(self, path: Path, administration: Commands) -> None:
         self.path = path
         self._administration = administration
         self._clients: set[asyncio.Task[None]] = set()
@@ -38,7 +38,7 @@ class AdminListener:
         self._server: asyncio.Server
 
     @classmethod
-    async def open(cls, path: Path, administration: Administration) -> AdminListener:
+    async def open(cls, path: Path, administration: Commands) -> AdminListener:
         """Listen at ``path``, in place of what a target that died left there.  Raises UsageError, ConnectionFailed."""
         self = cls(path, administration)
         sock, self._inode = _bind(path)

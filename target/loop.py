@@ -1,0 +1,21 @@
+"""The event loop that a target runs on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any
+
+__all__ = ["run"]
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run ``main`` to its end, on uvloop where that is installed."""
+    factory = None
+    with contextlib.suppress(ImportError):
+        import uvloop  # noqa: PLC0415 - optional, and only a server pays for importing it
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
