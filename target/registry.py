@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -114,6 +115,9 @@ class Registry:
         self._policy = policy or AccessPolicy()
         self._per_initiator = per_initiator
         self._reserved: set[int] = set()
+        # A login must not look at each of many sessions: how many an initiator has, and whose nexus is whose.
+        self._own: Counter[str] = Counter()
+        self._by_nexus: dict[tuple[str, str, bytes, int], Session] = {}
         self._numbers = numbers
         self._next_number = 0
 
@@ -145,7 +149,7 @@ class Registry:
         if len(self.sessions) + len(self._reserved) >= self._max_sessions and not self._replaces(request):
             raise login_error(LoginStatus.OUT_OF_RESOURCES, f"there are {self._max_sessions} sessions already")
         name = request.initiator_name
-        own = sum(session.login.initiator_name == name for session in self.sessions.values())
+        own = self._own[name]
         if own >= self._per_initiator and not self._replaces(request):
             raise login_error(LoginStatus.OUT_OF_RESOURCES, f"{name} has {own} sessions already, which is its limit")
         if len(self.sessions) + len(self._reserved) >= len(self._numbers):
@@ -163,11 +167,16 @@ class Registry:
     def enter(self, session: Session, nexus: Nexus | None) -> Session | None:
         """A session begins; returns the one of the same nexus that it reinstates, which must be closed."""
         login = session.login
-        old = self._same_nexus(login)
         self._reserved.discard(login.tsih)
         self.sessions[login.tsih] = session
+        self._own[login.initiator_name] += 1
         if nexus:
             self.targets[login.target_name].sessions[session] = nexus
+        if login.discovery or not login.new_session:
+            return None
+        key = _nexus_of(login)
+        old = self._by_nexus.get(key)
+        self._by_nexus[key] = session
         return old
 
     def leave(self, session: Session) -> None:
@@ -175,6 +184,11 @@ class Registry:
         login = session.login
         if self.sessions.get(login.tsih) is session:
             del self.sessions[login.tsih]
+            self._own[login.initiator_name] -= 1
+            if not self._own[login.initiator_name]:
+                del self._own[login.initiator_name]
+        if self._by_nexus.get(_nexus_of(login)) is session:
+            del self._by_nexus[_nexus_of(login)]
         target = self.targets.get(login.target_name)
         nexus = target.sessions.pop(session, None) if target else None
         if target and nexus:
@@ -221,19 +235,11 @@ class Registry:
             for session in self.sessions.values()
         )
 
-    def _same_nexus(self, login: LoginResult) -> Session | None:
-        if login.discovery or not login.new_session:
-            return None
-        for session in self.targets[login.target_name].sessions:
-            if _nexus_of(session.login) == _nexus_of(login):
-                return session
-        return None
-
 
 def _not_found(request: AdmissionRequest) -> LoginError:
     return login_error(LoginStatus.NOT_FOUND, f"{request.initiator_name} asks for {request.target_name!r}")
 
 
-def _nexus_of(login: LoginResult) -> tuple[str, bytes, int]:
-    """What tells I_T nexuses of one target apart (RFC 7143 section 4.4.3)."""
-    return login.initiator_name, login.isid, login.params.target_portal_group_tag
+def _nexus_of(login: LoginResult) -> tuple[str, str, bytes, int]:
+    """What tells I_T nexuses apart (RFC 7143 section 4.4.3)."""
+    return login.target_name, login.initiator_name, login.isid, login.params.target_portal_group_tag

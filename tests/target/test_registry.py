@@ -104,6 +104,38 @@ def test_a_session_of_the_same_nexus_is_replaced_even_when_there_are_no_more() -
     full.leave(old)
     assert set(full.sessions.values()) >= {new}
     assert list(full.targets[A].sessions).count(new) == 1
+    assert enter(full, request())[1] is new
+
+
+def test_the_session_replaced_is_the_newest_of_its_nexus_also_while_older_ones_end() -> None:
+    several = registry(max_sessions=9)
+    first, _ = enter(several, request())
+    second, _ = enter(several, request())
+    third, replaced = enter(several, request())
+    assert replaced is second
+    for session in (first, second, first, third):
+        several.leave(session)
+    assert enter(several, request())[1] is None
+
+
+def test_a_login_looks_at_no_session_but_its_own_however_many_there_are() -> None:
+    class Watched(Stand):
+        looks = 0
+
+        def __getattribute__(self, name: str) -> Any:
+            Watched.looks += name == "login"
+            return super().__getattribute__(name)
+
+    many = registry(max_sessions=500)
+    counts = []
+    for number in range(200):
+        asked = request(isid=number.to_bytes(6, "big"))
+        session: Any = Watched(asked, many.grant_tsih(asked))
+        before = Watched.looks
+        many.enter(session, many.targets[A].device.attach("x"))
+        many.grant_tsih(request(isid=b"abcdef"))
+        counts.append(Watched.looks - before)
+    assert max(counts) <= 1
 
 
 @pytest.mark.parametrize("change", [{"isid": b"abcdef"}, {"initiator_name": "iqn.2026-11.test:he"}, {"target_name": B}])
