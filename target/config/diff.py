@@ -51,7 +51,7 @@ def lun_fate(old: LunConfig, new: LunConfig) -> LunFate:
     """A size alone is changed while the LUN is served, where the backend can; all else takes opening it anew."""
     if old == new:
         return LunFate.KEEP
-    sized = old.backend not in ("memory", "nbd") and new.size is not None
+    sized = old.backend != "nbd" and not (old.backend == "memory" and old.read_only) and new.size is not None
     return LunFate.RESIZE if sized and old.model_copy(update={"size": new.size}) == new else LunFate.REPLACE
 
 

@@ -75,6 +75,21 @@ async def test_a_lun_grows_while_it_is_in_use(tmp_path: Path) -> None:
         assert (await asked(path, "resize", lun=0, target=TARGET))["size"] == 3 << 20
 
 
+async def test_a_lun_in_memory_grows_and_shrinks_while_it_is_in_use(tmp_path: Path) -> None:
+    path = tmp_path / "admin"
+    async with administered(path) as (_, port), served(port) as peer:
+        await peer.command(cdb.write_blocks(2047, 1), write=b"x" * 512)
+        stored = bytearray(512)
+        for size, blocks in (("2M", 4096), ("512K", 1024), ("1M", 2048)):
+            await asked(path, "resize", lun=0, size=size)
+            assert (await peer.command(bytes(6)))[1][12:14] == b"\x2a\x09"
+            for lba, status in ((blocks - 1, 0), (blocks, 2)):
+                response, _ = await peer.command(cdb.read_blocks(lba, 1), read=stored)
+                assert response.status == status
+        await peer.command(cdb.read_blocks(2047, 1), read=stored)
+        assert not any(stored)  # what was cut off is not there again
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -81,8 +81,49 @@ async def test_without_the_kernels_table_all_is_mapped(monkeypatch: pytest.Monke
     await backend.close()
 
 
-async def test_memory_cannot_be_resized() -> None:
+async def test_it_grows_and_shrinks_in_place_and_never_shows_what_was_cut_off() -> None:
+    backend = MemoryBackend(1 << 20)
+    (held,) = backend.views(0, 1 << 20)  # as a transfer does
+    held[:] = b"x" * (1 << 20)
+    await backend.resize(2 << 20)
+    assert backend.blocks == 4096
+    assert bytes(backend.views(0, 2 << 20)[0]) == b"x" * (1 << 20) + bytes(1 << 20)
+    await backend.resize(4096 + 512)
+    with pytest.raises(UsageError, match="not within its 4608 bytes"):
+        backend.views(4608, 512)
+    held[8192:8196] = b"late"
+    await backend.resize(1 << 20)
+    assert bytes(backend.views(0, 1 << 20)[0]) == b"x" * 4608 + bytes((1 << 20) - 4608)
+    await backend.resize(None)
+    assert backend.size == 1 << 20
+    held.release()
+    await backend.close()
+
+
+async def test_sizes_that_it_cannot_have() -> None:
     backend = MemoryBackend(4096)
-    with pytest.raises(UsageError, match="cannot be resized"):
-        await backend.resize(8192)
+    for size in (0, 511, MAX_MEMORY + 512):
+        with pytest.raises(UsageError, match="is not a multiple"):
+            await backend.resize(size)
+    with pytest.raises(UsageError, match="has room for 17179869184 bytes, less than"):
+        await backend.resize((16 << 30) + 512)
+    assert backend.size == 4096
+    await backend.close()
+    fixed = MemoryBackend(4096, read_only=True)
+    with pytest.raises(UsageError, match="read-only"):
+        await fixed.resize(8192)
+    await fixed.close()
+
+
+async def test_where_addresses_are_short_there_is_no_room_to_grow() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, hard))
+    try:
+        backend = MemoryBackend(1 << 20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    with pytest.raises(UsageError, match="has room for 1048576 bytes"):
+        await backend.resize(2 << 20)
+    await backend.resize(4096)
+    await backend.resize(1 << 20)
     await backend.close()

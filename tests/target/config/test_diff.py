@@ -128,7 +128,13 @@ def test_words() -> None:
     a, b = NAMES[:2]
     old = config(
         portal={"p": {"listen": "iser://h:1"}, "q": {"listen": "iser://h:2"}},
-        target=[{"name": a, "lun": [{"id": 0, "backend": "memory", "size": 4096}], "acl": [{"initiator": "x*"}]}],
+        target=[
+            {
+                "name": a,
+                "lun": [{"id": n, "backend": "memory", "size": 4096} for n in (0, 1)],
+                "acl": [{"initiator": "x*"}],
+            }
+        ],
     )
     new = config(
         portal={"p": {"listen": "iser://h:1", "group": 2}, "r": {"listen": "iscsi://h:2"}},
@@ -137,7 +143,8 @@ def test_words() -> None:
                 "name": a,
                 "alias": "A",
                 "lun": [
-                    {"id": 0, "backend": "memory", "size": 8192},
+                    {"id": 0, "backend": "memory", "size": 4096, "block_size": 4096},
+                    {"id": 1, "backend": "memory", "size": 8192},
                     {"id": 7, "backend": "file", "path": "f", "size": 512},
                 ],
                 "acl": [{"initiator": "y*"}, {"initiator": "x*"}],
@@ -147,13 +154,15 @@ def test_words() -> None:
         limits={"queue_depth": 8, "max_transfer": "1M"},
     )
     told = f"touches sessions of {a} that see it: told that the LUNs changed"
+    capacity = f"touches sessions of {a} that see it: told that the capacity changed"
     rules = f"touches sessions of {a} that the rules let in no more: ended, and that see other LUNs: told"
     assert lines(old, new) == [
         "remove portal q: iser://h:2; touches sessions through q: ended",
         "change portal p: group 1 -> 2; touches sessions through p: ended",
         "add portal r: iscsi://h:2, group 1; touches no session",
         f"change target {a}: alias unset -> A; touches new logins only",
-        f"change LUN 0 of {a}: size 4096 -> 8192; opened anew, what it holds in memory is lost; {told}",
+        f"change LUN 0 of {a}: block_size 512 -> 4096; opened anew, what it holds in memory is lost; {told}",
+        f"change LUN 1 of {a}: size 4096 -> 8192; {capacity}",
         f"add LUN 7 of {a}: file /nowhere/f of 512 bytes; {told}",
         f"add rule 0 of {a}: y* allowed; {rules}",
         f"add target {b}: with 1 LUN; touches no session",
@@ -179,4 +188,5 @@ def test_a_size_alone_is_changed_in_place_where_the_backend_can() -> None:
     assert fate(file) is LunFate.KEEP
     assert fate(file, size=8192) is LunFate.RESIZE
     assert fate(file, size=8192, product="X") is LunFate.REPLACE
-    assert fate({"backend": "memory"}, size=8192) is LunFate.REPLACE
+    assert fate({"backend": "memory"}, size=8192) is LunFate.RESIZE
+    assert fate({"backend": "memory", "read_only": True}, size=8192) is LunFate.REPLACE
