@@ -32,6 +32,8 @@ _release_buffer = ctypes.pythonapi.PyBuffer_Release
 _release_buffer.argtypes = [ctypes.POINTER(_PyBuffer)]
 _release_buffer.restype = None
 _c_char = ctypes.c_char
+_c_char_p = ctypes.c_char_p
+_c_void_p = ctypes.c_void_p
 _addressof = ctypes.addressof
 
 
@@ -39,6 +41,12 @@ def address_of(view: memoryview) -> int:
     """The address of the first byte of a non-empty ``view``."""
     if not view.readonly:
         return _addressof(_c_char.from_buffer(view))
+    owner = view.obj
+    if type(owner) is bytes and len(owner) == view.nbytes:
+        # All of a bytes object, as most data to be written is: a quarter of what asking for its buffer takes.
+        address = _c_void_p.from_buffer(_c_char_p(owner)).value
+        assert address
+        return address
     exported = _PyBuffer()
     _get_buffer(view, ctypes.byref(exported), 0)
     try:

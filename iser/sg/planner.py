@@ -11,7 +11,6 @@ from iser.sg.counters import RegistrationCounters
 from iser.sg.pool import MAX_BOUNCE
 from iser.sg.registration import Direction, Registration
 from iser.sg.sglist import SgList
-from iser.sg.shape import Shape
 from iser.sg.strategies import (
     AUTO,
     BOUNCE,
@@ -34,6 +33,8 @@ STRATEGY_NAMES: Final = (AUTO, *STRATEGIES)
 _ALIASES: Final = {"page-list": Frwr.name, "page list": Frwr.name, "page_list": Frwr.name}
 
 Reasons = tuple[FallbackReason, ...]
+_NO_REASONS: Final[Reasons] = ()
+_READ: Final = Direction.READ
 
 log = logging.getLogger("iser.sg")
 
@@ -81,6 +82,8 @@ class Planner:
         resources = Resources(pd, attributes, depth, sg_tablesize, max_bytes, max_bounce)
         self._resources = resources
         self._strategies = {name: kind(resources) for name, kind in STRATEGIES.items()}
+        self._frwr, self._indirect = self._strategies[Frwr.name], self._strategies[Indirect.name]
+        self._chosen: Strategy | None  # None is auto
         self._no_bounce = no_bounce
         self._long_lived_keys = long_lived_keys
         self.counters: RegistrationCounters = resources.counters
@@ -99,6 +102,7 @@ class Planner:
                 f"strategy {name!r} keeps its keys and this session lets the target invalidate them; connect with it"
             )
         self._strategy = name
+        self._chosen = self._strategies.get(name)
 
     @property
     def in_use(self) -> int:
@@ -135,61 +139,56 @@ class Planner:
 
         Raises PoolEmpty when it has to wait until others are released, ResourceError when it cannot be registered.
         """
-        shape = sg.shape
-        strategy, reasons = self._choose(sg, shape, direction)
+        strategy, reasons = self._chosen, _NO_REASONS
+        if strategy is None:  # auto
+            strategy = self._indirect if sg.gappy else self._frwr
+        if (
+            reason := strategy.refuses(sg, direction)
+            if strategy.copies or direction is not _READ or not sg.overlaps
+            else FallbackReason.OVERLAP
+        ):
+            strategy, reasons = self._instead(strategy, reason, sg, direction)
         counters = self.counters
         try:
-            registration = strategy.register(sg, shape, direction)
+            registration = strategy.register(sg, direction)
         except PoolEmpty:
             counters.pool_waits += 1
             raise
         for reason in reasons:
             counters.fallbacks[reason.value] += 1
-        work = registration.work
-        counters.registrations += len(work)
-        counters.work_requests += len(work)
+        posted = len(registration.work)
+        counters.registrations += posted
+        counters.work_requests += posted
         counters.stags += 1
         counters.by_strategy[strategy.name] += 1
         if log.isEnabledFor(logging.DEBUG):
-            _log(registration, strategy, sg, shape)
+            _log(registration, strategy, sg)
         return registration
 
     def release(self, registration: Registration, transferred: int) -> None:
         """Take a registration back; ``transferred`` bytes arrived, 0 after a failure."""
         self.counters.bytes_copied += registration.release(transferred)
 
-    def _choose(self, sg: SgList, shape: Shape, direction: Direction) -> tuple[Strategy, Reasons]:
-        """The strategy that serves a list, and why those before it do not."""
-        name = self._strategy if self._strategy != AUTO else _auto(shape)
-        strategy = self._strategies[name]
-        if direction is Direction.READ and len(sg) > 1 and not strategy.copies and sg.overlaps:
-            return self._copying(sg, shape, direction, (FallbackReason.OVERLAP,))
-        reason = strategy.refuses(sg, shape, direction)
-        if reason is None:
-            return strategy, ()
+    def _instead(
+        self, strategy: Strategy, reason: FallbackReason, sg: SgList, direction: Direction
+    ) -> tuple[Strategy, Reasons]:
+        """The strategy that serves a list which ``strategy`` does not, and why those before it do not."""
         reasons: Reasons = (reason,)
-        if strategy.fallback == AUTO:
-            strategy = self._strategies[_auto(shape)]
-            reason = strategy.refuses(sg, shape, direction)
-            if reason is None:
+        if strategy.fallback == AUTO and reason is not FallbackReason.OVERLAP:
+            strategy = self._indirect if sg.gappy else self._frwr
+            further = strategy.refuses(sg, direction)
+            if further is None:
                 return strategy, reasons
-            reasons = (*reasons, reason)
-        return self._copying(sg, shape, direction, reasons)
-
-    def _copying(self, sg: SgList, shape: Shape, direction: Direction, reasons: Reasons) -> tuple[Strategy, Reasons]:
+            reasons = (reason, further)
         if self._no_bounce:
             raise ResourceError(f"{sg!r} would have to be copied ({reasons[-1].value}), and no_bounce forbids it")
         strategy = self._strategies[BOUNCE]
-        if strategy.refuses(sg, shape, direction):
+        if strategy.refuses(sg, direction):
             raise ResourceError(f"{sg!r} is larger than one memory region holds; use smaller commands")
         return strategy, reasons
 
 
-def _auto(shape: Shape) -> str:
-    return Indirect.name if shape.gaps else Frwr.name
-
-
-def _log(registration: Registration, strategy: Strategy, sg: SgList, shape: Shape) -> None:
+def _log(registration: Registration, strategy: Strategy, sg: SgList) -> None:
     log.debug(
         "%s: lkey=%08x rkey=%08x base=%#x length=%d elements=%d class=%s",
         strategy.name,
@@ -198,5 +197,5 @@ def _log(registration: Registration, strategy: Strategy, sg: SgList, shape: Shap
         registration.iova,
         registration.length,
         len(sg),
-        shape.sg_class.value,
+        sg.shape.sg_class.value,
     )

@@ -52,13 +52,15 @@ class RegionPool:
 
     def take(self) -> MemoryRegion:
         """A free region.  Raises PoolEmpty when all ``limit`` are in use."""
-        if self.in_use >= self._limit:
+        in_use = self.in_use
+        if in_use >= self._limit:
             raise PoolEmpty(
                 f"all {self._limit} memory regions for a {self._kind.value} are in use; lower the queue depth"
             )
         region = self._free.popleft() if self._free else self._pd.alloc_mr(self._kind, self.max_num_sg)
-        self.in_use += 1
-        self.high_water = max(self.high_water, self.in_use)
+        self.in_use = in_use = in_use + 1
+        if in_use > self.high_water:  # noqa: PLR1730 - max() is a call for each I/O
+            self.high_water = in_use
         return region
 
     def give(self, region: MemoryRegion) -> None:
@@ -207,9 +209,7 @@ class ArenaPool:
             return False
         attributes = self._attributes
         by_pages = not attributes.caps & DeviceCap.SG_GAPS_REG
-        return whole.length <= attributes.max_mr_bytes and not (
-            by_pages and whole.shape.blocks > attributes.max_page_list
-        )
+        return whole.length <= attributes.max_mr_bytes and not (by_pages and whole.blocks > attributes.max_page_list)
 
     def take(self, view: memoryview) -> Arena:
         """The arena of the object that ``view`` is a part of; its region is mapped, but maybe not valid yet."""
@@ -231,7 +231,7 @@ class ArenaPool:
         if self._attributes.caps & DeviceCap.SG_GAPS_REG:
             region = self._pd.alloc_mr(MrType.SG_GAPS, 1)
         else:
-            region = self._pd.alloc_mr(MrType.MEM_REG, whole.shape.blocks)
+            region = self._pd.alloc_mr(MrType.MEM_REG, whole.blocks)
         region.map_sg(whole)
         # The view keeps the object alive, so that its id names nothing else.
         return Arena(whole.views[0], whole.addresses[0], region)

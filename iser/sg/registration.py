@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Final
+from typing import ClassVar, Final
 
 from iser.rdma.api import Access, MemoryRegion, RegMr
 from iser.sg.pool import Arena, ArenaPool, BouncePool, RegionPool, Slot, SlotPool
 from iser.sg.sglist import SgList
 
-__all__ = ["ArenaRegistration", "Direction", "Registration", "SlotRegistration", "copy_into"]
+__all__ = ["ArenaRegistration", "BounceRegistration", "Direction", "Registration", "SlotRegistration", "copy_into"]
 
 _ANY_ACCESS: Final = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ
 
 
 class Direction(Enum):
-    """Whose memory the data ends in.  The value is the access that the peer gets.
+    """Whose memory the data ends in.  ``access`` is what the peer gets.
 
     READ is a SCSI read (the peer writes to us), WRITE a SCSI write (the peer reads from us).
     """
 
     READ = Access.LOCAL_WRITE | Access.REMOTE_WRITE
     WRITE = Access.REMOTE_READ
+
+    def __init__(self, access: Access) -> None:
+        self.access = access  # as ``value``, which takes Python a call
 
 
 class Registration:
@@ -32,75 +35,77 @@ class Registration:
     told that the command is over.
     """
 
-    __slots__ = ("_bounce", "_bounces", "_pool", "_sg", "iova", "length", "long_lived", "region", "rkey", "work")
+    __slots__ = ("_pool", "iova", "length", "region", "rkey", "work")
 
+    long_lived: ClassVar[bool] = False
     work: tuple[RegMr, ...]
 
     def __init__(self, sg: SgList, direction: Direction, pool: RegionPool) -> None:
-        self.long_lived = False
-        self.region: MemoryRegion = pool.take()
-        self._pool = pool
-        self._sg: SgList | None = None
-        self._bounce: memoryview | None = None
-        self._bounces: BouncePool | None = None
-        self._map(sg, direction)
-
-    def _map(self, sg: SgList, direction: Direction) -> None:
-        region = self.region
+        region = pool.take()
         try:
-            region.map_sg(sg, 0, self._pool.page_size)
+            region.map_sg(sg, 0, pool.page_size)
+            access = direction.access
+            key = region.next_key(access)
         except BaseException:
-            self._pool.give(region)
+            pool.give(region)
             raise
-        access = direction.value
-        self.rkey = region.next_key(access)
+        self._pool = pool
+        self.region: MemoryRegion = region
+        self.rkey = key
         self.iova = region.iova
         self.length = region.length
-        self.work = (RegMr(None, region, self.rkey, access),)
-
-    @classmethod
-    def bounced(cls, sg: SgList, direction: Direction, pool: RegionPool, bounces: BouncePool) -> Registration:
-        """Register memory of the bounce pool in place of ``sg``, copying a write's data into it now."""
-        memory = bounces.take(sg.length)
-        try:
-            window = memory[: sg.length]
-            self = cls(SgList.of(window, writable=True), direction, pool)
-        except BaseException:
-            bounces.give(memory)
-            raise
-        self._bounce, self._bounces = memory, bounces
-        if direction is Direction.READ:
-            self._sg = sg
-        else:
-            copy_into(window, sg)
-        return self
+        self.work = (RegMr(None, region, key, access),)
 
     def release(self, transferred: int) -> int:
-        """Give everything back; copy the first ``transferred`` bytes of a bounced read (0 after a failure) out.
+        """Give everything back; copy the first ``transferred`` bytes of a copied read (0 after a failure) out.
 
         Returns the bytes copied.
         """
-        copied = 0
-        if self._bounce is not None and self._bounces is not None:
-            if self._sg is not None and transferred:
-                copied = min(transferred, self._sg.length)
-                self._sg.scatter(self._bounce[:copied])
-            self._bounces.give(self._bounce)
-        self._sg = self._bounce = None
         self._pool.give(self.region)
+        return 0
+
+
+class BounceRegistration(Registration):
+    """Memory of the bounce pool in place of a list; a write's data is copied into it now."""
+
+    __slots__ = ("_bounces", "_memory", "_sg")
+
+    def __init__(self, sg: SgList, direction: Direction, pool: RegionPool, bounces: BouncePool) -> None:
+        memory = bounces.take(sg.length)
+        try:
+            window = memory[: sg.length]
+            super().__init__(SgList.of(window, writable=True), direction, pool)
+        except BaseException:
+            bounces.give(memory)
+            raise
+        self._memory, self._bounces = memory, bounces
+        self._sg: SgList | None = sg if direction is Direction.READ else None
+        if direction is Direction.WRITE:
+            copy_into(window, sg)
+
+    def release(self, transferred: int) -> int:
+        """See :class:`Registration`."""
+        copied = 0
+        if self._sg is not None and transferred:
+            copied = min(transferred, self._sg.length)
+            self._sg.scatter(self._memory[:copied])
+        self._sg = None
+        self._bounces.give(self._memory)
+        super().release(transferred)
         return copied
 
 
 class SlotRegistration(Registration):
     """A copy through a slot whose key was registered once, and stays."""
 
-    __slots__ = ("_slot", "_slots")
+    __slots__ = ("_sg", "_slot", "_slots")
+
+    long_lived: ClassVar[bool] = True
 
     def __init__(self, sg: SgList, direction: Direction, slots: SlotPool) -> None:
-        self.long_lived = True
         self._slots = slots
         self._slot: Slot = slots.take(sg.length)
-        self._sg = sg if direction is Direction.READ else None
+        self._sg: SgList | None = sg if direction is Direction.READ else None
         self.region = self._slot.region
         self.length = sg.length
         self.iova = self.region.iova
@@ -129,8 +134,9 @@ class ArenaRegistration(Registration):
 
     __slots__ = ("_arena", "_arenas")
 
+    long_lived: ClassVar[bool] = True
+
     def __init__(self, sg: SgList, arenas: ArenaPool) -> None:
-        self.long_lived = True
         self._arenas = arenas
         self._arena: Arena = arenas.take(sg.views[0])
         region = self._arena.region

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from ctypes import addressof, c_char
+from itertools import accumulate
+from operator import add, attrgetter, eq
+from typing import Final
 
 from iser.errors import UsageError
 from iser.rdma.address import address_of
-from iser.sg.shape import Shape, overlaps, shape_of
+from iser.sg.shape import BLOCK, Shape, has_gaps, overlaps, shape_of
 
 __all__ = ["Buffer", "SgList", "address_of", "scatter", "slice_views"]
 
@@ -15,6 +18,14 @@ __all__ = ["Buffer", "SgList", "address_of", "scatter", "slice_views"]
 Buffer = bytes | bytearray | memoryview
 
 _from_buffer = c_char.from_buffer
+_format = attrgetter("format")
+_ndim = attrgetter("ndim")
+_nbytes = attrgetter("nbytes")
+_Columns = tuple[Sequence[memoryview], Sequence[int], Sequence[int]]  # views, addresses, lengths
+_VIEWS: Final = {memoryview}
+_BYTES: Final = {"B"}
+_LINES: Final = {1}
+_BLOCK_SHIFT = BLOCK.bit_length() - 1
 
 
 class SgList:
@@ -25,16 +36,36 @@ class SgList:
     ``length`` is the sum in bytes.
     """
 
-    __slots__ = ("_overlaps", "_readonly", "_shape", "addresses", "length", "lengths", "views")
+    __slots__ = (
+        "_blocks",
+        "_gappy",
+        "_overlaps",
+        "_readonly",
+        "_shape",
+        "_starts",
+        "addresses",
+        "length",
+        "lengths",
+        "views",
+    )
 
-    def __init__(self, views: list[memoryview], addresses: list[int], lengths: list[int]) -> None:
-        self.views: Sequence[memoryview] = views
-        self.addresses: Sequence[int] = addresses
-        self.lengths: Sequence[int] = lengths
-        self.length = sum(lengths)
+    def __init__(self, views: Sequence[memoryview], addresses: Sequence[int], lengths: Sequence[int]) -> None:
+        self.views = views
+        self.addresses = addresses
+        self.lengths = lengths
+        # What nobody asks for is never found out: that costs more than all else about a long list.
         self._shape: Shape | None = None
-        self._overlaps: bool | None = None
         self._readonly: bool | None = None
+        self._blocks = 0
+        self._starts: Sequence[int] | None = None
+        self._gappy: bool | None
+        self._overlaps: bool | None
+        if len(lengths) == 1:
+            self.length = lengths[0]
+            self._gappy = self._overlaps = False
+        else:
+            self.length = sum(lengths)
+            self._gappy = self._overlaps = None
 
     def __len__(self) -> int:
         return len(self.views)
@@ -49,6 +80,35 @@ class SgList:
         if shape is None:
             shape = self._shape = shape_of(self)
         return shape
+
+    @property
+    def gappy(self) -> bool:
+        """True when no page list describes the list; found out once, and as a rule from its first elements."""
+        known = self._gappy
+        if known is None:
+            known = self._gappy = has_gaps(self.addresses, self.lengths)
+        return known
+
+    @property
+    def blocks(self) -> int:
+        """Entries of a page list for a list that is not empty; counted once."""
+        blocks = self._blocks
+        if not blocks:
+            if len(self.lengths) == 1:
+                address = self.addresses[0]
+                blocks = (address + self.length - 1 >> _BLOCK_SHIFT) - (address >> _BLOCK_SHIFT) + 1
+            else:
+                blocks = self.shape.blocks
+            self._blocks = blocks
+        return blocks
+
+    @property
+    def starts(self) -> Sequence[int]:
+        """Where each element begins in the concatenation; found out once.  No element is empty."""
+        starts = self._starts
+        if starts is None:
+            starts = self._starts = (0,) if len(self.lengths) == 1 else [0, *accumulate(self.lengths[:-1])]
+        return starts
 
     @property
     def overlaps(self) -> bool:
@@ -76,39 +136,9 @@ class SgList:
             if writable and buffers.readonly:
                 raise UsageError("the list has read-only memory; data can only be read into writable memory")
             return buffers
-        views: list[memoryview] = []
-        addresses: list[int] = []
-        lengths: list[int] = []
-        end = -1
-        for index, buffer in enumerate(_pieces(buffers)):
-            # Most pieces are writable views of bytes: for these, a look tells that they may stay as they are.
-            view = (
-                buffer
-                if type(buffer) is memoryview and buffer.format == "B" and buffer.ndim == 1
-                else _flat(buffer, index)
-            )
-            length = view.nbytes
-            if not length:
-                continue
-            try:
-                address = addressof(_from_buffer(view))
-            except TypeError:  # read-only, or not contiguous
-                view = _flat(view, index)
-                if writable and view.readonly:
-                    raise UsageError(
-                        f"buffer {index} is read-only; data can only be read into writable memory"
-                    ) from None
-                address = address_of(view)
-            joined = _join(views[-1], view, addresses[-1]) if address == end else None
-            if joined is None:
-                views.append(view)
-                addresses.append(address)
-                lengths.append(length)
-            else:
-                views[-1] = joined
-                lengths[-1] += length
-            end = address + length
-        sg = cls(views, addresses, lengths)
+        pieces = _pieces(buffers)
+        columns = _alone(pieces[0], writable=writable) if len(pieces) == 1 else _several(pieces, writable=writable)
+        sg = cls(*columns)
         if writable:
             sg._readonly = False
         return sg
@@ -178,7 +208,7 @@ def scatter(source: memoryview | bytes | bytearray, views: Sequence[memoryview])
         at += length
 
 
-def _pieces(buffers: Buffer | Iterable[Buffer]) -> Iterable[Buffer]:
+def _pieces(buffers: Buffer | Iterable[Buffer]) -> Sequence[Buffer]:
     """One object with a buffer (an ``array`` is iterable too) or several."""
     if isinstance(buffers, (list, tuple)):
         return buffers
@@ -186,8 +216,74 @@ def _pieces(buffers: Buffer | Iterable[Buffer]) -> Iterable[Buffer]:
         return (memoryview(buffers),)  # type: ignore[arg-type]  # the buffer protocol has no type before Python 3.12
     except TypeError:
         if isinstance(buffers, Iterable):
-            return buffers  # type: ignore[return-value]  # bytes were taken for memory above
+            return tuple(buffers)  # type: ignore[arg-type]  # bytes were taken for memory above
         raise UsageError(f"{type(buffers).__name__} is no memory; pass bytes-like objects") from None
+
+
+def _alone(piece: Buffer, *, writable: bool) -> _Columns:
+    """A list of one."""
+    view = piece if type(piece) is memoryview and piece.format == "B" and piece.ndim == 1 else _flat(piece, 0)
+    length = view.nbytes
+    if not length:
+        return (), (), ()
+    if view.readonly and writable:
+        raise _not_writable(0)
+    if not view.contiguous:
+        view = _flat(view, 0)
+    return (view,), (address_of(view),), (length,)
+
+
+def _several(pieces: Sequence[Buffer], *, writable: bool) -> _Columns:
+    """A list of several, by loops in C as far as it goes: most lists are of views of bytes that may be written."""
+    views: Sequence[memoryview]
+    if set(map(type, pieces)) == _VIEWS and set(map(_format, pieces)) == _BYTES and set(map(_ndim, pieces)) == _LINES:
+        views = tuple(pieces)  # type: ignore[arg-type]  # they are all views
+    else:
+        views = [_flat(piece, index) for index, piece in enumerate(pieces)]
+    lengths: Sequence[int] = list(map(_nbytes, views))
+    if not all(lengths):
+        views = [view for view in views if view]
+        lengths = [length for length in lengths if length]
+    try:
+        addresses: Sequence[int] = list(map(addressof, map(_from_buffer, views)))
+    except TypeError:  # some are read-only, or not contiguous
+        views = _readable(pieces, writable=writable)
+        lengths, addresses = list(map(_nbytes, views)), list(map(address_of, views))
+    if any(map(eq, map(add, addresses, lengths), addresses[1:])):
+        return _joined(views, addresses, lengths)
+    return views, addresses, lengths
+
+
+def _readable(pieces: Sequence[Buffer], *, writable: bool) -> list[memoryview]:
+    """The flat views of what is not empty.  Raises UsageError for what is no such memory."""
+    views = [_flat(piece, index) for index, piece in enumerate(pieces)]
+    for index, view in enumerate(views):
+        if writable and view.readonly and view:
+            raise _not_writable(index)
+    return [view for view in views if view]
+
+
+def _not_writable(index: int) -> UsageError:
+    return UsageError(f"buffer {index} is read-only; data can only be read into writable memory")
+
+
+def _joined(views: Sequence[memoryview], addresses: Sequence[int], lengths: Sequence[int]) -> _Columns:
+    """The same list, with neighbours that follow each other in one object as one element."""
+    whole: list[memoryview] = []
+    starts: list[int] = []
+    sizes: list[int] = []
+    end = -1
+    for view, address, length in zip(views, addresses, lengths, strict=True):
+        joined = _join(whole[-1], view, starts[-1]) if address == end else None
+        if joined is None:
+            whole.append(view)
+            starts.append(address)
+            sizes.append(length)
+        else:
+            whole[-1] = joined
+            sizes[-1] += length
+        end = address + length
+    return whole, starts, sizes
 
 
 def _flat(buffer: object, index: int) -> memoryview:

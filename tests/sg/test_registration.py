@@ -8,7 +8,7 @@ from iser.errors import PoolEmpty
 from iser.rdma.api import Access, MrType, RegMr
 from iser.sg import Direction, Registration, RegistrationCounters, SgList
 from iser.sg.pool import ArenaPool, BouncePool, RegionPool
-from iser.sg.registration import ArenaRegistration, copy_into
+from iser.sg.registration import ArenaRegistration, BounceRegistration, copy_into
 from tests.sg.devices import domain
 from tests.sg.lists import carve
 
@@ -65,9 +65,8 @@ def test_a_bounced_read_is_copied_out_as_far_as_it_arrived(arrived: int, expecte
     pages, _, bounces = pools()
     sg = carve([(1, 2), (50, 3), (10, 4)])
     sg.scatter(memoryview(b"---------"))
-    registration = Registration.bounced(sg, Direction.READ, pages, bounces)
-    bounce = registration._bounce
-    assert bounce is not None
+    registration = BounceRegistration(sg, Direction.READ, pages, bounces)
+    bounce = registration._memory
     bounce[:9] = b"abcdefghi"
     assert registration.release(arrived) == min(arrived, 9)
     assert text_of(sg) == expected
@@ -78,9 +77,8 @@ def test_a_bounced_write_is_copied_in_at_once_and_never_back() -> None:
     pages, _, bounces = pools()
     sg = carve([(1, 2), (50, 3)])
     sg.scatter(memoryview(b"abcde"))
-    registration = Registration.bounced(sg, Direction.WRITE, pages, bounces)
-    bounce = registration._bounce
-    assert bounce is not None
+    registration = BounceRegistration(sg, Direction.WRITE, pages, bounces)
+    bounce = registration._memory
     assert bytes(bounce[:5]) == b"abcde"
     bounce[:5] = b"XXXXX"
     assert registration.release(5) == 0
@@ -91,7 +89,7 @@ def test_a_bounce_without_a_region_gives_its_memory_back() -> None:
     pages, _, bounces = pools(limit=1)
     pages.take()
     with pytest.raises(PoolEmpty):
-        Registration.bounced(carve([(0, 8)]), Direction.READ, pages, bounces)
+        BounceRegistration(carve([(0, 8)]), Direction.READ, pages, bounces)
     assert bounces.in_use == 0
 
 

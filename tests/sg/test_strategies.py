@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from iser.rdma.api import MrType
-from iser.sg import Direction, SgList, shape_of
+from iser.sg import Direction, SgList
 from iser.sg.strategies import BOUNCE, STRATEGIES, Bounce, FallbackReason, Frwr, Indirect, Mr512, Resources, Strategy
 from tests.sg.devices import PLAIN, domain
 from tests.sg.lists import carve
@@ -22,7 +22,7 @@ def made(kind: type[Strategy], **limits: Any) -> Strategy:
 
 
 def refusal(strategy: Strategy, sg: SgList) -> FallbackReason | None:
-    return strategy.refuses(sg, shape_of(sg), Direction.READ)
+    return strategy.refuses(sg, Direction.READ)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_each_has_its_kind_of_region_and_its_cost(
 ) -> None:
     strategy = made(kind)
     sg = carve([(100, 2 * K)])
-    registration = strategy.register(sg, shape_of(sg), Direction.READ)
+    registration = strategy.register(sg, Direction.READ)
     assert (registration.region.kind, registration.length) == (region, 2 * K)
     counters = strategy.resources.counters
     assert (counters.list_entries, counters.list_bytes) == (entries, list_bytes)

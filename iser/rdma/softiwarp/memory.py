@@ -22,6 +22,7 @@ __all__ = ["MAX_INDEX", "REMOTE_READ", "REMOTE_WRITE", "KeyTable", "SoftMemoryRe
 
 MAX_INDEX: Final = 0xFFFFFF
 _TO_SPACE: Final = 1 << 64
+_ONE_START: Final = (0,)
 #: The access flags as plain integers: an operation on IntFlag members costs a microsecond.
 REMOTE_WRITE: Final = int(Access.REMOTE_WRITE)
 REMOTE_READ: Final = int(Access.REMOTE_READ)
@@ -79,7 +80,7 @@ class KeyTable:
 class SoftMemoryRegion(MemoryRegion):
     """A region of either kind; see :class:`iser.rdma.api.MemoryRegion`."""
 
-    __slots__ = ("_access_bits", "_max_bytes", "_readonly", "_starts", "_table", "_views", "closed", "flat", "pd")
+    __slots__ = ("_access_bits", "_list", "_max_bytes", "_starts", "_table", "_views", "closed", "flat", "pd")
 
     def __init__(self, table: KeyTable, pd: ProtectionDomain, kind: MrType, max_num_sg: int, max_bytes: int) -> None:
         self.kind = kind
@@ -97,7 +98,7 @@ class SoftMemoryRegion(MemoryRegion):
         self.flat: memoryview | None = None
         self._views: Sequence[memoryview] = ()
         self._starts: Sequence[int] = ()
-        self._readonly: bool | None = None
+        self._list: ScatterList | None = None
         self._table = table
         self._max_bytes = max_bytes
 
@@ -105,7 +106,7 @@ class SoftMemoryRegion(MemoryRegion):
         if self.valid or self.closed:
             state = "closed" if self.closed else "valid"
             raise MemoryRegionError(f"region {self.rkey:#010x} is {state}; invalidate it before mapping it again")
-        count = len(sg.views)
+        elements = count = len(sg.views)
         if not count or not 0 <= offset <= sg.lengths[0]:
             raise MemoryRegionError(f"a list of {count} elements with offset {offset} maps nothing")
         if self.kind is MrType.MEM_REG:
@@ -114,35 +115,44 @@ class SoftMemoryRegion(MemoryRegion):
             count = 0
         if not count:
             raise MemoryRegionError(
-                f"the list of {len(sg.views)} elements is too long for a {self.kind.value} region of {self.max_num_sg} "
+                f"the list of {elements} elements is too long for a {self.kind.value} region of {self.max_num_sg} "
                 f"entries; split it or allocate a larger region"
             )
-        length = (sg.length if count == len(sg.views) else sum(sg.lengths[:count])) - offset
+        length = (sg.length if count == elements else sum(sg.lengths[:count])) - offset
         if length > self._max_bytes:
             raise MemoryRegionError(f"{length} bytes do not fit a region of at most {self._max_bytes}")
-        self._take(sg, count, offset)
+        if count == elements and not offset:
+            self._take_whole(sg)
+        else:
+            self._take_part(sg, count, offset)
+        self.iova = sg.addresses[0] + offset
         self.length = length
+        self._list = sg
         return count
 
-    def _take(self, sg: ScatterList, count: int, offset: int) -> None:
-        views, lengths = sg.views, sg.lengths
-        if count < len(views):
-            views, lengths = views[:count], lengths[:count]
-        if offset:
-            views, lengths = [views[0][offset:], *views[1:]], [lengths[0] - offset, *lengths[1:]]
+    def _take_whole(self, sg: ScatterList) -> None:
+        views = sg.views
+        if len(views) == 1 and sg.length:
+            self.flat = views[0]
+            self._views, self._starts = views, _ONE_START
+            return
+        # Lists that know where their elements begin have no empty ones.
+        starts: Sequence[int] | None = getattr(sg, "starts", None)
+        if starts is None:
+            self._take_part(sg, len(views), 0)
+        else:
+            self.flat = None
+            self._views, self._starts = views, starts
+
+    def _take_part(self, sg: ScatterList, count: int, offset: int) -> None:
+        views = [sg.views[0][offset:], *sg.views[1:count]]
+        lengths = [sg.lengths[0] - offset, *sg.lengths[1:count]]
         if 0 in lengths:
             views = [view for view in views if view]
             lengths = [length for length in lengths if length]
-        self.iova = sg.addresses[0] + offset
         self._views = views
-        if len(views) == 1:
-            self.flat = views[0]
-            self._starts = (0,)
-        else:
-            self.flat = None
-            self._starts = [0, *accumulate(lengths[:-1])]
-        # Lists that know it save looking at each of their pieces when they are registered.
-        self._readonly = getattr(sg, "readonly", None)
+        self._starts = [0, *accumulate(lengths[:-1])]
+        self.flat = views[0] if len(views) == 1 else None
 
     def register(self, wr: RegMr) -> None:
         """Carry out a RegMr.  Raises MemoryRegionError."""
@@ -166,13 +176,14 @@ class SoftMemoryRegion(MemoryRegion):
         self.valid = True
 
     def _has_readonly(self) -> bool:
-        known = self._readonly
+        # Lists that know it save looking at each of their pieces when they are registered.
+        known: bool | None = getattr(self._list, "readonly", None)
         return any(view.readonly for view in self._views) if known is None else known
 
     def invalidate(self) -> None:
         """Refuse the key from now on and let go of the memory."""
         self.valid = False
-        self.flat = None
+        self.flat = self._list = None
         self._views = self._starts = ()
 
     def close(self) -> None:
@@ -240,6 +251,9 @@ def _page_prefix(sg: ScatterList, offset: int, page_size: int, max_pages: int) -
     Neighbours must touch, or the first end and the second start on a page boundary.
     """
     mask = page_size - 1
+    if len(sg.views) == 1:
+        touched = (sg.addresses[0] + offset & mask) + sg.lengths[0] - offset
+        return 1 if -(-touched // page_size) <= max_pages else 0
     pages = end = 0
     for index, (address, length) in enumerate(zip(sg.addresses, sg.lengths, strict=True)):
         start = address if index else address + offset

@@ -11,7 +11,7 @@ from iser.sg.counters import RegistrationCounters
 from iser.sg.pool import MAX_BOUNCE, ArenaPool, BouncePool, RegionPool, SlotPool
 from iser.sg.registration import Direction, Registration
 from iser.sg.sglist import SgList
-from iser.sg.shape import SECTOR, Shape
+from iser.sg.shape import SECTOR
 
 __all__ = ["AUTO", "BOUNCE", "FallbackReason", "Resources", "Strategy"]
 
@@ -88,11 +88,11 @@ class Strategy(ABC):
         self.resources = resources
 
     @abstractmethod
-    def refuses(self, sg: SgList, shape: Shape, direction: Direction) -> FallbackReason | None:
+    def refuses(self, sg: SgList, direction: Direction) -> FallbackReason | None:
         """Why this list cannot be served, or None."""
 
     @abstractmethod
-    def register(self, sg: SgList, shape: Shape, direction: Direction) -> Registration:
+    def register(self, sg: SgList, direction: Direction) -> Registration:
         """Register a list that :meth:`refuses` let pass, and count the entries.
 
         Raises PoolEmpty, with nothing taken or counted, when the list has to wait for others.

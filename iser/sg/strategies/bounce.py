@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from iser.sg.registration import Direction, Registration
+from iser.sg.registration import BounceRegistration, Direction, Registration
 from iser.sg.sglist import SgList
-from iser.sg.shape import Shape
 from iser.sg.strategies.base import BOUNCE, FallbackReason, Strategy
 from iser.sg.strategies.frwr import PAGE_ENTRY_BYTES
 
@@ -19,14 +18,14 @@ class Bounce(Strategy):
     name: ClassVar[str] = BOUNCE
     copies: ClassVar[bool] = True
 
-    def refuses(self, sg: SgList, shape: Shape, direction: Direction) -> FallbackReason | None:
+    def refuses(self, sg: SgList, direction: Direction) -> FallbackReason | None:
         """More bytes than a page list holds."""
         return FallbackReason.OVERSIZE if self._blocks(sg) > self.resources.max_page_list else None
 
-    def register(self, sg: SgList, shape: Shape, direction: Direction) -> Registration:
+    def register(self, sg: SgList, direction: Direction) -> Registration:
         """One region over bounce memory; a write's data is copied now, a read's when it is released."""
         resources = self.resources
-        registration = Registration.bounced(sg, direction, resources.page_lists, resources.bounce)
+        registration = BounceRegistration(sg, direction, resources.page_lists, resources.bounce)
         counters = resources.counters
         blocks = self._blocks(sg)
         counters.list_entries += blocks

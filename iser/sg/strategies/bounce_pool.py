@@ -7,7 +7,6 @@ from typing import ClassVar, Final
 from iser.sg.pool import size_class
 from iser.sg.registration import Direction, Registration, SlotRegistration
 from iser.sg.sglist import SgList
-from iser.sg.shape import Shape
 from iser.sg.strategies.base import FallbackReason, Strategy
 
 __all__ = ["MAX_SLOT", "BouncePooled"]
@@ -22,14 +21,14 @@ class BouncePooled(Strategy):
     copies: ClassVar[bool] = True
     long_lived: ClassVar[bool] = True
 
-    def refuses(self, sg: SgList, shape: Shape, direction: Direction) -> FallbackReason | None:
+    def refuses(self, sg: SgList, direction: Direction) -> FallbackReason | None:
         """More bytes than a slot may have."""
         attributes = self.resources.attributes
         size = size_class(sg.length)
         too_large = size > MAX_SLOT or size // attributes.page_size >= attributes.max_page_list
         return FallbackReason.OVERSIZE if too_large else None
 
-    def register(self, sg: SgList, shape: Shape, direction: Direction) -> Registration:
+    def register(self, sg: SgList, direction: Direction) -> Registration:
         """A slot; a write's data is copied now, a read's when it is released."""
         registration = SlotRegistration(sg, direction, self.resources.slots)
         if direction is Direction.WRITE:

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from iser.sg.registration import ArenaRegistration, Direction, Registration
 from iser.sg.sglist import SgList
-from iser.sg.shape import Shape
 from iser.sg.strategies.base import AUTO, FallbackReason, Strategy
 
 __all__ = ["DmaKey"]
@@ -23,7 +22,7 @@ class DmaKey(Strategy):
     long_lived: ClassVar[bool] = True
     fallback: ClassVar[str] = AUTO
 
-    def refuses(self, sg: SgList, shape: Shape, direction: Direction) -> FallbackReason | None:
+    def refuses(self, sg: SgList, direction: Direction) -> FallbackReason | None:
         """Several elements, an object that no region holds, or too many objects."""
         if len(sg) > 1:
             return FallbackReason.UNALIGNED
@@ -33,6 +32,6 @@ class DmaKey(Strategy):
             return FallbackReason.POOL_EMPTY
         return None if arenas.fits(view) else FallbackReason.OVERSIZE
 
-    def register(self, sg: SgList, shape: Shape, direction: Direction) -> Registration:
+    def register(self, sg: SgList, direction: Direction) -> Registration:
         """The key of the object."""
         return ArenaRegistration(sg, self.resources.arenas)

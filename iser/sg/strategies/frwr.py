@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from iser.sg.registration import Direction, Registration
 from iser.sg.sglist import SgList
-from iser.sg.shape import Shape
 from iser.sg.strategies.base import FallbackReason, Strategy
 
 __all__ = ["PAGE_ENTRY_BYTES", "Frwr"]
@@ -19,17 +18,20 @@ class Frwr(Strategy):
 
     name: ClassVar[str] = "frwr"
 
-    def refuses(self, sg: SgList, shape: Shape, direction: Direction) -> FallbackReason | None:
+    def refuses(self, sg: SgList, direction: Direction) -> FallbackReason | None:
         """Gaps, more blocks than a region holds, or more pieces than the device can join."""
-        if shape.gaps:
+        if sg.gappy:
             return FallbackReason.UNALIGNED
-        if len(sg) > self.resources.attributes.max_fragments:
+        resources = self.resources
+        if len(sg.views) > resources.attributes.max_fragments:
             return FallbackReason.FRAGMENTS
-        return FallbackReason.OVERSIZE if shape.blocks > self.resources.max_page_list else None
+        return FallbackReason.OVERSIZE if sg.blocks > resources.page_lists.max_num_sg else None
 
-    def register(self, sg: SgList, shape: Shape, direction: Direction) -> Registration:
+    def register(self, sg: SgList, direction: Direction) -> Registration:
         """One region over the caller's own memory."""
-        registration = Registration(sg, direction, self.resources.page_lists)
-        self.resources.counters.list_entries += shape.blocks
-        self.resources.counters.list_bytes += PAGE_ENTRY_BYTES * shape.blocks
+        resources = self.resources
+        registration = Registration(sg, direction, resources.page_lists)
+        blocks, counters = sg.blocks, resources.counters
+        counters.list_entries += blocks
+        counters.list_bytes += PAGE_ENTRY_BYTES * blocks
         return registration

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from iser.sg.registration import Direction, Registration
 from iser.sg.sglist import SgList
-from iser.sg.shape import Shape
 from iser.sg.strategies.base import AUTO, FallbackReason, Strategy
 
 __all__ = ["Immediate"]
@@ -18,10 +17,10 @@ class Immediate(Strategy):
     name: ClassVar[str] = "immediate"
     fallback: ClassVar[str] = AUTO
 
-    def refuses(self, sg: SgList, shape: Shape, direction: Direction) -> FallbackReason | None:
+    def refuses(self, sg: SgList, direction: Direction) -> FallbackReason | None:
         """Reads never, writes if they are longer than the session lets travel with a command."""
         return FallbackReason.NO_CAP if direction is Direction.READ else FallbackReason.OVERSIZE
 
-    def register(self, sg: SgList, shape: Shape, direction: Direction) -> Registration:
+    def register(self, sg: SgList, direction: Direction) -> Registration:
         """Never reached, as every list is refused."""
         raise AssertionError("immediate data has no registration")

@@ -7,7 +7,6 @@ from typing import ClassVar
 from iser.rdma.api import DeviceCap
 from iser.sg.registration import Direction, Registration
 from iser.sg.sglist import SgList
-from iser.sg.shape import Shape
 from iser.sg.strategies.base import FallbackReason, Resources, Strategy
 
 __all__ = ["ELEMENT_BYTES", "Indirect"]
@@ -25,15 +24,17 @@ class Indirect(Strategy):
         # An operation on flags costs a microsecond: once is enough.
         self._able = bool(resources.attributes.caps & DeviceCap.SG_GAPS_REG)
 
-    def refuses(self, sg: SgList, shape: Shape, direction: Direction) -> FallbackReason | None:
+    def refuses(self, sg: SgList, direction: Direction) -> FallbackReason | None:
         """No such regions on this device, or too many elements."""
         if not self._able:
             return FallbackReason.NO_CAP
-        return FallbackReason.OVERSIZE if len(sg) > self.resources.sg_tablesize else None
+        return FallbackReason.OVERSIZE if len(sg.views) > self.resources.sg_lists.max_num_sg else None
 
-    def register(self, sg: SgList, shape: Shape, direction: Direction) -> Registration:
+    def register(self, sg: SgList, direction: Direction) -> Registration:
         """One region over the caller's own memory."""
-        registration = Registration(sg, direction, self.resources.sg_lists)
-        self.resources.counters.list_entries += len(sg)
-        self.resources.counters.list_bytes += ELEMENT_BYTES * ((len(sg) + 3) & ~3)
+        resources = self.resources
+        registration = Registration(sg, direction, resources.sg_lists)
+        elements, counters = len(sg.views), resources.counters
+        counters.list_entries += elements
+        counters.list_bytes += ELEMENT_BYTES * ((elements + 3) & ~3)
         return registration

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from iser.sg.registration import Direction, Registration
 from iser.sg.sglist import SgList
-from iser.sg.shape import SECTOR, Shape, shape_of
+from iser.sg.shape import SECTOR, shape_of
 from iser.sg.strategies.base import FallbackReason, Strategy
 from iser.sg.strategies.frwr import PAGE_ENTRY_BYTES
 
@@ -18,7 +18,7 @@ class Mr512(Strategy):
 
     name: ClassVar[str] = "mr512"
 
-    def refuses(self, sg: SgList, shape: Shape, direction: Direction) -> FallbackReason | None:
+    def refuses(self, sg: SgList, direction: Direction) -> FallbackReason | None:
         """No such pages, gaps at 512 bytes, more pieces than the device joins, or more sectors than a region holds."""
         resources = self.resources
         if not resources.attributes.page_size_cap & SECTOR:
@@ -30,7 +30,7 @@ class Mr512(Strategy):
             return FallbackReason.FRAGMENTS
         return FallbackReason.OVERSIZE if sectors.blocks > resources.sector_lists.max_num_sg else None
 
-    def register(self, sg: SgList, shape: Shape, direction: Direction) -> Registration:
+    def register(self, sg: SgList, direction: Direction) -> Registration:
         """One region over the caller's own memory."""
         registration = Registration(sg, direction, self.resources.sector_lists)
         entries = shape_of(sg, SECTOR).blocks

@@ -30,8 +30,8 @@ class MultiMr:
         try:
             for run in runs(sg, sector=1):
                 taken.append(Registration(run, direction, self.resources.page_lists))
-                counters.list_entries += run.shape.blocks
-                counters.list_bytes += PAGE_ENTRY_BYTES * run.shape.blocks + DESCRIPTOR_BYTES
+                counters.list_entries += run.blocks
+                counters.list_bytes += PAGE_ENTRY_BYTES * run.blocks + DESCRIPTOR_BYTES
         except BaseException:
             self.release(taken)
             raise

@@ -22,7 +22,7 @@ def runs(sg: SgList, sector: int, block: int = BLOCK) -> list[SgList]:
 
     It stays whole when one of them is no multiple of ``sector`` bytes, as no command could name what it holds.
     """
-    if not sg.length or not sg.shape.gaps:
+    if not sg.gappy:
         return [sg]
     starts = [0]
     end = sg.addresses[0]
