@@ -17,6 +17,7 @@ from iser.scsi.codes import SenseCode
 from iser.scsi.const import SenseKey, Status
 from iser.scsi.sense import build_sense
 from iser.sg import scatter, slice_views
+from target.backends.base import Backend
 from target.scsi import (
     GOOD,
     Async,
@@ -57,7 +58,7 @@ class Execution:
         finish: Finish,
     ) -> None:
         self._device = device
-        self._nexus = nexus
+        self.nexus = nexus
         self._datamover = datamover
         self._params = params
         self._staging = staging
@@ -73,14 +74,14 @@ class Execution:
 
     def move(self, device: TargetDevice) -> None:
         """Go on with ``device``; what runs ends on the units that it began on."""
-        device.take_over(self._nexus, self._device)
+        device.take_over(self.nexus, self._device)
         self._device = device
 
     def start(self, pdu: Pdu, bhs: ScsiCommand) -> Task:
         """Begin a command; it may be finished on return.  Raises PduError for one that breaks the session's rules."""
         unsolicited = self._check(bhs, len(pdu.data))
         cdb = full_cdb(bhs, pdu.ahs) if pdu.ahs else bhs.cdb
-        scsi = ScsiTask(bhs.lun, cdb, bhs.itt, bhs.flags & COMMAND_ATTRIBUTE_MASK, bhs.edtl, self._nexus)
+        scsi = ScsiTask(bhs.lun, cdb, bhs.itt, bhs.flags & COMMAND_ATTRIBUTE_MASK, bhs.edtl, self.nexus)
         plan = self._device.start(scsi)
         task = Task(bhs, scsi, plan, unsolicited)
         task.received = len(pdu.data)
@@ -140,6 +141,22 @@ class Execution:
             raise PduError(f"the initiator ended its unsolicited data {task.unsolicited} bytes off the agreed length")
         if not task.unsolicited and task.sink:
             self._collected(task)
+
+    def read_at_once(self, backend: Backend, offset: int, length: int) -> tuple[Sequence[memoryview], int] | None:
+        """Read into staging memory without waiting: the bytes, and the number to move them with.  None if one had to.
+
+        The memory is given back when the data has moved.
+        """
+        staging = self._staging.try_take(length)
+        if staging is None:
+            return None
+        views = (staging[:length],)
+        if not backend.readv_now(offset, views):
+            self._staging.give(staging)
+            return None
+        self._sn += 1
+        self._puts[self._sn] = staging
+        return views, self._sn
 
     def data_completed(self, sn: int) -> None:
         """The data movement numbered ``sn`` is complete."""

@@ -12,26 +12,27 @@ _MASK = 0xFFFFFFFF
 class Numbering:
     """ExpCmdSN, MaxCmdSN and StatSN.
 
-    The window is ``depth`` commands that have come and not ended, so MaxCmdSN moves when one ends; it never goes back.
+    ``open`` counts commands that have come and not ended.  The window is ``depth`` of them, so MaxCmdSN moves when one
+    ends; it never goes back.
     """
 
-    __slots__ = ("_open", "depth", "exp_cmd_sn", "stat_sn")
+    __slots__ = ("depth", "exp_cmd_sn", "open", "stat_sn")
 
     def __init__(self, cmd_sn: int, stat_sn: int, depth: int) -> None:
         self.exp_cmd_sn = cmd_sn
         self.stat_sn = stat_sn
         self.depth = depth
-        self._open = 0
+        self.open = 0
 
     @property
     def max_cmd_sn(self) -> int:
         """The last CmdSN that the initiator may use."""
-        return (self.exp_cmd_sn + self.depth - 1 - self._open) & _MASK
+        return (self.exp_cmd_sn + self.depth - 1 - self.open) & _MASK
 
     @property
     def room(self) -> bool:
         """True when the window is open."""
-        return self._open < self.depth
+        return self.open < self.depth
 
     def next_stat_sn(self) -> int:
         """The number of the response being built."""
@@ -46,13 +47,13 @@ class Numbering:
     def begin(self) -> None:
         """The command numbered ExpCmdSN has come."""
         self.exp_cmd_sn = (self.exp_cmd_sn + 1) & _MASK
-        self._open += 1
+        self.open += 1
 
     def undo(self) -> None:
         """Take the last :meth:`begin` back: the command was rejected, and its number counts as not received."""
         self.exp_cmd_sn = (self.exp_cmd_sn - 1) & _MASK
-        self._open -= 1
+        self.open -= 1
 
     def end(self) -> None:
         """A command that :meth:`begin` counted has ended."""
-        self._open -= 1
+        self.open -= 1

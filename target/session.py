@@ -39,6 +39,7 @@ from iser.scsi.const import Status
 from target.counters import LunCounters
 from target.execution import Execution
 from target.numbering import Numbering
+from target.quick import QuickWay
 from target.scsi import Done, LogicalUnit, TargetDevice
 from target.task import Task
 
@@ -89,6 +90,13 @@ class Session:
         self._draining: dict[int, int] = {}
         self._immediate = 0
         self.execution = execution(self) if execution else None
+        self._quick: QuickWay | None = None
+        if self.execution and datamover.quick is not None:
+            others = (self._held, self._draining)
+            self._quick = QuickWay(
+                self, self.execution, datamover.quick, login.params, self._numbers, self.tasks, others
+            )
+            datamover.quick.serve_quickly(self._quick.start)
         self._handlers: dict[type[Any], Callable[[Pdu], None]] = {
             NopOut: self._nop,
             TextRequest: self._text_request,
@@ -284,6 +292,13 @@ class Session:
         if self.execution:
             self.execution.move(device)
         self._counters.clear()  # a LUN field may mean another unit now
+        if self._quick:
+            self._quick.forget_units()
+
+    def quick_unit(self, lun: int) -> tuple[LogicalUnit, LunCounters] | None:
+        """See :class:`target.quick.QuickWayUser`."""
+        unit = self.unit(lun)
+        return (unit, self._counters.get(lun) or self._count(lun)) if unit is not None else None
 
     def unit(self, lun: int) -> LogicalUnit | None:
         """The logical unit that a LUN field means in this session."""

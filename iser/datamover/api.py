@@ -10,7 +10,7 @@ level 0 there is no acknowledgement of data, hence no ``data_ack_notify``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -18,6 +18,7 @@ from typing import Protocol
 from iser.errors import IserError, PduError
 from iser.login import NegotiatedParameters
 from iser.pdu import Pdu
+from iser.pdu.layout import ReadBuffer
 from iser.sg import SgList
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "DatamoverState",
     "DatamoverUser",
     "InitiatorDatamover",
+    "QuickPath",
+    "QuickStart",
     "TargetDatamover",
     "TargetDatamoverUser",
     "TaskBuffers",
@@ -148,8 +151,45 @@ class InitiatorDatamover(Datamover):
         """
 
 
+#: Carries out the SCSI Command whose BHS is at an offset of a buffer, with its data segment, if it is a plain one.
+#: False when it is not: then nothing was done, and the PDU goes to :meth:`DatamoverUser.control_notify`.
+QuickStart = Callable[[ReadBuffer, int, memoryview | bytes], bool]
+
+
+class QuickPath(Protocol):
+    """What a target's datamover may offer besides its primitives: a way for plain commands that makes no objects.
+
+    ``quick_limit`` is the most bytes that :meth:`quick_read` takes, 0 for none.  Both answers are those of the command
+    that :data:`QuickStart` is called for, and end it.
+    """
+
+    @property
+    def quick_limit(self) -> int: ...
+
+    def serve_quickly(self, start: QuickStart) -> None:
+        """From now on ask ``start`` first, for each SCSI Command that is not immediate and has no AHS."""
+
+    def quick_read(
+        self,
+        itt: int,
+        views: Sequence[memoryview],
+        length: int,
+        stat_sn: int,
+        exp_cmd_sn: int,
+        max_cmd_sn: int,
+        data_sn: int,
+    ) -> None:
+        """Move ``length`` bytes, then GOOD; ``data_completion_notify`` follows unless ``data_sn`` is 0."""
+
+    def quick_good(self, itt: int, stat_sn: int, exp_cmd_sn: int, max_cmd_sn: int) -> None:
+        """GOOD without data."""
+
+
 class TargetDatamover(Datamover):
     """The target's side.  ``views`` must stay untouched until the data has moved."""
+
+    #: The short way, where there is one.
+    quick: QuickPath | None = None
 
     @abstractmethod
     def can_put(self, itt: int) -> bool:

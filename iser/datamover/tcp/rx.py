@@ -13,6 +13,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
+from iser.datamover.api import QuickStart
 from iser.datamover.tcp.wire import BHS_LENGTH, DIGEST_LENGTH, digest
 from iser.errors import PduError, RemoteProtocolError
 from iser.pdu import OPCODE_MASK, Pdu, RejectReason, ScsiCommand, decode_bhs, parse_ahs
@@ -27,7 +28,8 @@ STEER_PIECES: Final = 512  # views handed out at once for one data segment
 _TAIL: Final = 64  # staging after data received in place: padding, digest and the next header
 _SCRATCH: Final = memoryview(bytearray(64 << 10))  # where unwanted data goes; nobody reads it
 
-_U32: Final = struct.Struct(">I")
+_PREFIX: Final = struct.Struct(">BxxxI")  # the opcode with the immediate bit, and the lengths of AHS and data
+_SCSI_COMMAND: Final = 0x01
 
 
 class Upcalls(Protocol):
@@ -66,6 +68,7 @@ class Receiver:
         "data_digest",
         "header_digest",
         "max_data",
+        "quick",
         "stopped",
         "wanted",
     )
@@ -76,6 +79,7 @@ class Receiver:
         self.max_data = max_data
         self.header_digest = False
         self.data_digest = False
+        self.quick: QuickStart | None = None  # asked first for SCSI Commands
         self.stopped = False
         self.wanted = 0
         # Anonymous memory: an idle connection has only those pages that it ever used.
@@ -217,16 +221,19 @@ class Receiver:
             self._owner.placed(bhs)
         else:
             assert data is not None
-            self._hand_up(header, 0, len(header), data)
+            quick = self.quick
+            plain = header[0] == _SCSI_COMMAND and len(header) == BHS_LENGTH
+            if not plain or quick is None or not quick(header, 0, data):
+                self._hand_up(header, 0, len(header), data)
         return True
 
     # Staged
 
-    def _parse(self) -> None:  # noqa: PLR0912 - the hot loop; a call per step would double its price
-        buf, owner = self._buf, self._owner
+    def _parse(self) -> None:  # noqa: PLR0912, PLR0915 - the hot loop; a call per step would double its price
+        buf, owner, quick = self._buf, self._owner, self.quick
         pos, end = self._pos, self._end
         while end - pos >= BHS_LENGTH and not self.stopped:
-            lengths = _U32.unpack_from(buf, pos + 4)[0]
+            opcode, lengths = _PREFIX.unpack_from(buf, pos)
             header = BHS_LENGTH
             length = lengths
             if lengths > 0xFFFFFF:
@@ -244,8 +251,10 @@ class Receiver:
             if not length:
                 if end - pos < start:
                     break
-                self._pos = pos = pos + start
-                self._hand_up(buf, pos - start, header, b"")
+                at, self._pos = pos, pos + start
+                pos = self._pos
+                if opcode != _SCSI_COMMAND or quick is None or header != BHS_LENGTH or not quick(buf, at, b""):
+                    self._hand_up(buf, at, header, b"")
                 continue
             if length > self.max_data:
                 raise self._too_long(pos, length)
@@ -263,7 +272,10 @@ class Receiver:
             at, self._pos = pos, pos + size
             pos = self._pos
             segment = buf[data : data + length]
-            if buf[at] & OPCODE_MASK == self._data_opcode:
+            if opcode == _SCSI_COMMAND:
+                if quick is not None and header == BHS_LENGTH and quick(buf, at, segment):
+                    continue
+            elif opcode & OPCODE_MASK == self._data_opcode:
                 bhs = decode_bhs(buf, at)
                 pieces = owner.destination(bhs)
                 if pieces is not None:

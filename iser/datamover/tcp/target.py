@@ -6,16 +6,24 @@ import socket
 from collections.abc import Sequence
 from typing import Any, Final
 
-from iser.datamover.api import TargetDatamover, TargetDatamoverUser
+from iser.datamover.api import QuickStart, TargetDatamover, TargetDatamoverUser
 from iser.datamover.tcp.endpoint import CLOSED, MAX_DROPPED, TcpEndpoint
 from iser.datamover.tcp.rx import discarded
 from iser.datamover.tcp.tx import Put
-from iser.datamover.tcp.wire import DATA_OUT_OPCODE
+from iser.datamover.tcp.wire import (
+    DATA_IN,
+    DATA_IN_OPCODE,
+    DATA_OUT_OPCODE,
+    SCSI_RESPONSE,
+    SCSI_RESPONSE_OPCODE,
+    digest,
+)
 from iser.errors import PduError
 from iser.login import NegotiatedParameters
 from iser.net import StreamTimes
 from iser.pdu import (
     COMMAND_WRITE,
+    DATA_IN_STATUS,
     FINAL,
     R2T,
     RESERVED_TAG,
@@ -32,6 +40,8 @@ from iser.sg.cursor import Cursor
 __all__ = ["TcpTarget"]
 
 _MASK: Final = 0xFFFFFFFF
+_CRC32C: Final = "CRC32C"
+_WITH_STATUS: Final = FINAL | DATA_IN_STATUS
 
 
 class _Get:
@@ -83,6 +93,8 @@ class TcpTarget(TcpEndpoint, TargetDatamover):
         self._stat_sn = 0  # the next
         self._exp_cmd_sn = 0
         self._max_cmd_sn = 0
+        self.quick = self
+        self.quick_limit = 0
 
     def accept(self, sock: socket.socket, times: StreamTimes | None = None) -> None:
         """Serve a connection that was accepted."""
@@ -154,6 +166,43 @@ class TcpTarget(TcpEndpoint, TargetDatamover):
         self._forget_dropped()
         for get in gets:
             self._target_user.data_completion_notify(itt, get.sn)
+
+    # The short way
+
+    def serve_quickly(self, start: QuickStart) -> None:
+        """See :class:`iser.datamover.api.QuickPath`."""
+        self._rx.quick = start
+
+    def quick_read(
+        self,
+        itt: int,
+        views: Sequence[memoryview],
+        length: int,
+        stat_sn: int,
+        exp_cmd_sn: int,
+        max_cmd_sn: int,
+        data_sn: int,
+    ) -> None:
+        """See :class:`iser.datamover.api.QuickPath`.  The stream is awake, for it is reading."""
+        self._stat_sn, self._exp_cmd_sn, self._max_cmd_sn = (stat_sn + 1) & _MASK, exp_cmd_sn, max_cmd_sn
+        notify = (itt, data_sn) if data_sn else None
+        header = DATA_IN.pack(
+            DATA_IN_OPCODE, _WITH_STATUS, 0, length, 0, itt, RESERVED_TAG, stat_sn, exp_cmd_sn, max_cmd_sn, 0, 0, 0
+        )
+        if not self._tx.quick(header, views, length, notify):
+            put = Put(itt, views, length, 0, 0, exp_cmd_sn, max_cmd_sn, notify)
+            put.response = ScsiResponse(itt=itt, stat_sn=stat_sn, exp_cmd_sn=exp_cmd_sn, max_cmd_sn=max_cmd_sn)
+            self._tx.queue.append(put)
+
+    def quick_good(self, itt: int, stat_sn: int, exp_cmd_sn: int, max_cmd_sn: int) -> None:
+        """See :class:`iser.datamover.api.QuickPath`."""
+        self._stat_sn, self._exp_cmd_sn, self._max_cmd_sn = (stat_sn + 1) & _MASK, exp_cmd_sn, max_cmd_sn
+        response = SCSI_RESPONSE.pack(
+            SCSI_RESPONSE_OPCODE, FINAL, 0, 0, 0, itt, 0, stat_sn, exp_cmd_sn, max_cmd_sn, 0, 0, 0
+        )
+        if self._tx.header_digest:
+            response += digest(response)
+        self._tx.queue.append(response)
 
     # Writes
 
@@ -276,7 +325,10 @@ class TcpTarget(TcpEndpoint, TargetDatamover):
         self._user.control_notify(pdu)
 
     def _segments(self, params: NegotiatedParameters) -> tuple[int, int]:
-        return params.max_recv_data_segment_length_target, params.max_recv_data_segment_length_initiator
+        segment = params.max_recv_data_segment_length_initiator
+        digests = _CRC32C in {params.header_digest, params.data_digest}
+        self.quick_limit = 0 if digests else min(segment, params.max_burst_length)
+        return params.max_recv_data_segment_length_target, segment
 
     def _free_tasks(self) -> None:
         self._puts.clear()

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from iser.datamover.tcp.wire import (
+    BHS_LENGTH,
     DATA_IN,
     DATA_IN_OPCODE,
     DATA_OUT,
@@ -138,6 +139,18 @@ class Transmitter:
             self.queue.append(b"".join((header, *data, digest(*data))))
         else:
             self.queue.append([header, *data])
+
+    def quick(self, header: bytes, pieces: Sequence[memoryview], length: int, notify: tuple[int, int] | None) -> bool:
+        """Build a PDU at once, its length a multiple of 4.  False, with nothing done, when others have to go first."""
+        iov = self._iov
+        if self.queue or self._built - self._sent >= TX_WINDOW or len(iov) >= GATHER_LIMIT:
+            return False
+        iov.append(header)
+        iov += pieces
+        self._built += BHS_LENGTH + length
+        if notify is not None:
+            self._marks.append((self._built, notify))
+        return True
 
     @property
     def unsent(self) -> int:

@@ -18,6 +18,8 @@ __all__ = [
     "DATA_OUT_OPCODE",
     "DIGEST_LENGTH",
     "PADDING",
+    "SCSI_RESPONSE",
+    "SCSI_RESPONSE_OPCODE",
     "digest",
 ]
 
@@ -25,11 +27,14 @@ BHS_LENGTH: Final = 48
 DIGEST_LENGTH: Final = 4
 DATA_IN_OPCODE: Final = 0x25
 DATA_OUT_OPCODE: Final = 0x05
+SCSI_RESPONSE_OPCODE: Final = 0x21
 
 #: opcode, flags, status, lengths, LUN, ITT, TTT, StatSN, ExpCmdSN, MaxCmdSN, DataSN, offset, residual.
 DATA_IN: Final = struct.Struct(">BBxBIQIIIIIIII")
 #: opcode, flags, lengths, LUN, ITT, TTT, ExpStatSN, DataSN, offset.
 DATA_OUT: Final = struct.Struct(">BBxxIQII4xI4xII4x")
+#: opcode, flags, response, status, lengths, ITT, SNACK tag, StatSN, ExpCmdSN, MaxCmdSN, ExpDataSN, residuals.
+SCSI_RESPONSE: Final = struct.Struct(">BBBBI8xIIIIIIII")
 PADDING: Final = (b"", bytes(3), bytes(2), bytes(1))  # by length modulo 4
 
 

@@ -22,6 +22,7 @@ from iser.pdu import (
     RejectReason,
     ScsiCommand,
     TextRequest,
+    decode_bhs,
     encode,
     encode_header,
 )
@@ -259,3 +260,33 @@ def test_garbage_raises_nothing_else(blob: bytes, header: bool, data: bool, size
     owner.destination = lambda bhs: None  # type: ignore[method-assign]  # any offset would do
     with contextlib.suppress(RemoteProtocolError):
         owner.feed(blob, *sizes)
+
+
+@pytest.mark.parametrize("digests", [False, True])
+@pytest.mark.parametrize("takes", [False, True])
+@pytest.mark.parametrize("step", [1 << 20, 1000])
+def test_who_serves_quickly_is_asked_first_for_plain_commands(digests: bool, takes: bool, step: int) -> None:
+    owner = Owner(header=digests, data=digests)
+    asked: list[tuple[int, bytes]] = []
+
+    def quick(buffer: bytes | bytearray | memoryview, offset: int, data: memoryview | bytes) -> bool:
+        bhs = decode_bhs(buffer, offset)
+        assert isinstance(bhs, ScsiCommand)
+        asked.append((bhs.itt, bytes(data)))
+        return takes
+
+    owner.rx.quick = quick
+    long = bytes(STEER_MIN + RECV_SIZE)
+    pdus = [
+        Pdu(ScsiCommand(itt=1)),
+        Pdu(ScsiCommand(opcode=0x41, itt=2)),
+        Pdu(ScsiCommand(itt=3), b"abc"),
+        Pdu(ScsiCommand(itt=4), b"", (ExtendedCdb(bytes(20)),)),
+        Pdu(NopOut(itt=5)),
+        Pdu(ScsiCommand(itt=6), long),
+    ]
+    wire = b"".join(wire_of(pdu, header=digests, data=digests) for pdu in pdus)
+    owner.feed(wire, *[step] * (len(wire) // step + 1))
+    assert asked == [(1, b""), (3, b"abc"), (6, long)]
+    others = [1, 2, 3, 4, 5, 6] if not takes else [2, 4, 5]
+    assert [bhs.itt for bhs, _, _ in owner.seen] == others

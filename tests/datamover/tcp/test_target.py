@@ -214,3 +214,37 @@ async def test_after_the_end_nothing_can_be_sent() -> None:
         with pytest.raises(LocalProtocolError, match="has ended"):
             end.send_control(response())
         assert user.ends == []
+
+
+@pytest.mark.parametrize("behind", [False, True])
+async def test_quick_answers_are_those_of_the_primitives(behind: bool) -> None:
+    async with target() as (end, user, wire):
+        assert end.quick is end
+        assert end.quick_limit == 4096
+        asked: list[bytes] = []
+
+        def start(buffer: bytes | bytearray | memoryview, offset: int, data: memoryview | bytes) -> bool:
+            asked.append(bytes(data))
+            if behind:
+                end.send_control(Pdu(NopIn(itt=3, stat_sn=99)))
+            end.quick_read(ITT, [memoryview(b"d" * 512)], 512, 100, 13, 23, 1)
+            end.quick_good(ITT + 1, 101, 14, 24)
+            return True
+
+        end.serve_quickly(start)
+        await wire.send(Pdu(ScsiCommand(itt=ITT), b"abcd"))
+        if behind:
+            await wire.receive()
+        bhs, data = await wire.receive()
+        assert data == b"d" * 512
+        assert bhs == DataIn(
+            flags=FINAL | DATA_IN_STATUS, data_segment_length=512, itt=ITT, stat_sn=100, exp_cmd_sn=13, max_cmd_sn=23
+        )
+        assert (await wire.receive())[0] == ScsiResponse(itt=ITT + 1, stat_sn=101, exp_cmd_sn=14, max_cmd_sn=24)
+        assert await user.until("completed") == [(ITT, 1)]
+        assert (asked, user.pdus) == ([b"abcd"], [])
+
+
+async def test_quick_reads_are_not_for_digests() -> None:
+    async with target(header_digest="CRC32C") as (header, _, _wire), target(data_digest="CRC32C") as (data, _, _wire):
+        assert header.quick_limit == data.quick_limit == 0

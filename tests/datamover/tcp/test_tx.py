@@ -228,3 +228,24 @@ def test_however_little_the_socket_takes_the_stream_is_the_same(
         assert heard == [(7, item) for item in items if isinstance(item, int)]
         streams.append(wire)
     assert streams[0] == streams[1]
+
+
+def test_what_is_built_at_once_goes_in_its_turn() -> None:
+    tx = Transmitter()
+    header = encode_bhs(DataIn(flags=FINAL, data_segment_length=512, itt=9))
+    assert tx.quick(header, [memoryview(bytes(512))], 512, (9, 1))
+    assert tx.unsent == 560
+    tx.queue.append(put(512))
+    assert not tx.quick(header, [memoryview(bytes(512))], 512, None)  # it would overtake
+    wire, heard = drained(tx)
+    assert [bhs.itt for bhs, _ in parsed(wire)] == [9, 7]
+    assert heard == [(9, 1)]
+
+
+def test_what_is_built_at_once_is_bounded() -> None:
+    tx = Transmitter()
+    whole = [memoryview(bytes(TX_WINDOW))]
+    assert tx.quick(b"h" * 48, whole, TX_WINDOW, None)
+    assert not tx.quick(b"h" * 48, whole, TX_WINDOW, None)
+    tx.clear()
+    assert sum(tx.quick(b"h" * 48, (), 0, None) for _ in range(GATHER_LIMIT + 50)) == GATHER_LIMIT

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iser.datamover.tcp.wire import BHS_LENGTH, DATA_IN, DATA_OUT, PADDING, digest
+from iser.datamover.tcp.wire import BHS_LENGTH, DATA_IN, DATA_OUT, PADDING, SCSI_RESPONSE, digest
 from iser.pdu import BHS_LENGTH as DECLARED_LENGTH
-from iser.pdu import DataIn, DataOut, encode_bhs, padding
+from iser.pdu import DataIn, DataOut, ScsiResponse, encode_bhs, padding
 
 U8, U24, U32, U64 = (st.integers(0, (1 << bits) - 1) for bits in (8, 24, 32, 64))
 
@@ -28,8 +28,15 @@ def test_a_data_out_is_the_declared_one(flags: int, length: int, lun: int, words
     assert DATA_OUT.pack(0x05, flags, length, lun, *words) == encode_bhs(declared)
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.tuples(U8, U8, U8), U24, st.tuples(*[U32] * 8))
+def test_a_scsi_response_is_the_declared_one(octets: tuple[int, int, int], length: int, words: tuple[int, ...]) -> None:
+    declared = ScsiResponse(0x21, *octets, 0, length, *words)
+    assert SCSI_RESPONSE.pack(0x21, *octets, length, *words) == encode_bhs(declared)
+
+
 def test_lengths_and_padding_are_the_declared_ones() -> None:
-    assert BHS_LENGTH == DECLARED_LENGTH == DATA_IN.size == DATA_OUT.size
+    assert BHS_LENGTH == DECLARED_LENGTH == DATA_IN.size == DATA_OUT.size == SCSI_RESPONSE.size
     assert [PADDING[length & 3] for length in range(5)] == [padding(length) for length in range(5)]
 
 
