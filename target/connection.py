@@ -220,17 +220,18 @@ class Connection:
             return
         self._datamover.send_control(response)
         if login.failure:
-            self._count_refusal(login.failure)
-            self.end(f"login refused: {login.failure}")
+            self.end(self._count_failure(login.failure))
 
-    def _count_refusal(self, error: LoginError) -> None:
+    def _count_failure(self, error: LoginError) -> str:
+        """Returns why the connection ends."""
         remote, counters = display(self._incoming.remote), self._registry.counters
         if error.status_class == LoginStatus.MOVED_TEMPORARILY >> 8 and self._asked:
             audit_redirected(self._asked, remote, error)
             counters.redirected += 1
-        else:
-            audit_denied(self._asked, self._grant, remote, error)
-            counters.refused[f"{error.status_class:02x}{error.status_detail:02x}"] += 1
+            return "login redirected"
+        audit_denied(self._asked, self._grant, remote, error)
+        counters.refused[f"{error.status_class:02x}{error.status_detail:02x}"] += 1
+        return f"login refused: {error}"
 
     def _begin_session(self, response: Pdu) -> None:
         result, datamover = self._login.result, self._datamover

@@ -213,8 +213,8 @@ class Config(_Model):
     admin: AdminConfig = AdminConfig()
 
     def groups(self, target: TargetConfig) -> tuple[int, ...]:
-        """The tags of the portal groups that ``target`` is to be reached by."""
-        return tuple(sorted({self.portal[name].group for name in target.portals or self.portal}))
+        """The tags of the portal groups that ``target`` is to be reached by, as far as its portals are served."""
+        return tuple(sorted({self.portal[name].group for name in target.portals or self.portal if name in self.portal}))
 
 
 def load(path: str | os.PathLike[str]) -> Config:
