@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from iser.datamover.api import DatamoverUser, InitiatorDatamover, TaskBuffers
 from iser.datamover.cm import build_private_data, invalidation_offered
@@ -11,13 +11,14 @@ from iser.datamover.endpoint import Endpoint, padded
 from iser.errors import LocalProtocolError, RemoteProtocolError
 from iser.pdu import (
     CONTROL,
+    PLAIN_HEADER,
     RSV,
     WSV,
     IserHeader,
     Pdu,
     ScsiResponse,
     build_ahs,
-    build_header,
+    build_control,
     encode_bhs,
     padding,
 )
@@ -29,6 +30,9 @@ from iser.sg.planner import check_strategy, has_long_lived_keys
 __all__ = ["IserInitiator", "IserInitiatorOptions"]
 
 DEFAULT_DEPTH: Final = 128
+_READ: Final = CONTROL | RSV
+_WRITE: Final = CONTROL | WSV
+_BOTH: Final = CONTROL | RSV | WSV
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +52,8 @@ class IserInitiatorOptions:
     pool_size: int = 0
 
 
-class _Tags(NamedTuple):
-    """The registrations of one task; the remote end may invalidate the read's, or else the write's."""
-
-    read: Registration | None
-    write: Registration | None
-    edtl: int
+#: The registrations of one task, of its read and its write; the peer may invalidate the read's, or else the write's.
+_Tags = tuple[Registration | None, Registration | None]
 
 
 class IserInitiator(Endpoint, InitiatorDatamover):
@@ -118,21 +118,23 @@ class IserInitiator(Endpoint, InitiatorDatamover):
         if itt in self._tags:
             raise LocalProtocolError(f"{self.name}: task {itt:#x} is still in use; give each task a tag of its own")
         tags = self._register(buffers)
-        if tags:
+        if tags is not None:
             self._tags[itt] = tags
         try:
             self._post_command(pdu, buffers, tags)
         except BaseException:
-            self._unsent(itt, tags)
+            if tags is not None:
+                del self._tags[itt]
+                self._unused(tags)
             raise
-        counters = self.counters
+        counters = self._planner.counters
         counters.commands += 1
         counters.work_requests += 1
 
     def deallocate_task_resources(self, itt: int) -> None:
         """See :class:`Datamover`."""
         tags = self._tags.pop(itt, None)
-        if tags:
+        if tags is not None:
             self._free(tags, remote=0, transferred=0)
 
     def _may_invalidate(self, device: Device) -> bool:
@@ -164,90 +166,103 @@ class IserInitiator(Endpoint, InitiatorDatamover):
 
     def _register(self, buffers: TaskBuffers) -> _Tags | None:
         data_in, data_out = buffers.data_in, buffers.data_out
-        solicited = data_out is not None and data_out.length > buffers.unsolicited_data_size
-        read = self._planner.register(data_in, Direction.READ) if data_in is not None and data_in.length else None
+        planner = self._planner
+        read = planner.register(data_in, Direction.READ) if data_in is not None and data_in.length else None
+        if data_out is None or data_out.length <= buffers.unsolicited_data_size:
+            return None if read is None else (read, None)
         try:
-            write = self._planner.register(data_out, Direction.WRITE) if data_out is not None and solicited else None
+            return read, planner.register(data_out, Direction.WRITE)
         except BaseException:
-            if read:
-                self._planner.release(read, 0)
+            self._unused((read, None))
             raise
-        return _Tags(read, write, read.length if read else 0) if read or write else None
 
-    def _unsent(self, itt: int, tags: _Tags | None) -> None:
-        """Nothing of a command was posted: its tags were never valid."""
-        if tags:
-            del self._tags[itt]
-            for registration in (tags.read, tags.write):
-                if registration:
-                    self._planner.release(registration, 0)
+    def _unused(self, tags: _Tags) -> None:
+        """Take back what was never valid, or is so no more."""
+        for registration in tags:
+            if registration is not None:
+                self._planner.release(registration, 0)
 
     def _post_command(self, pdu: Pdu, buffers: TaskBuffers, tags: _Tags | None) -> None:
-        work: list[WorkRequest] = []
-        flags, wstag, wbase, rstag, rbase = CONTROL, 0, 0, 0, 0
-        if tags:
-            read, write, _ = tags
-            if read:
-                work += read.work
-                flags, rstag, rbase = flags | RSV, read.rkey, read.iova
-            if write:
-                work += write.work
-                # The base names the first solicited byte, as every peer has it.
-                flags, wstag, wbase = flags | WSV, write.rkey, write.iova + buffers.unsolicited_data_size
-        header = build_header(IserHeader(flags, wstag, wbase, rstag, rbase))
-        wire = header + encode_bhs(pdu.bhs) + (build_ahs(pdu.ahs) if pdu.ahs else b"")
+        work: tuple[WorkRequest, ...] = ()
+        header = PLAIN_HEADER
+        if tags is not None:
+            header, work = _advertised(tags, buffers.unsolicited_data_size)
+        wire = header + encode_bhs(pdu.bhs)
+        if pdu.ahs:
+            wire += build_ahs(pdu.ahs)
         sg: tuple[memoryview, ...] = (memoryview(wire),)
-        immediate = buffers.immediate_data_size
-        if immediate and buffers.data_out is not None:
+        immediate, data_out = buffers.immediate_data_size, buffers.data_out
+        if immediate and data_out is not None:
             self._planner.count_immediate()
-            sg = (*sg, *padded(buffers.data_out.slice(0, immediate), padding(immediate)))
-        work.append(Send(None, sg, 0, False))
-        self._qp.post_send(*work)
+            views = data_out.views if immediate == data_out.length else data_out.slice(0, immediate)
+            sg = (*sg, *padded(views, padding(immediate)))
+        self._qp.post_send(*work, Send(None, sg, 0, False))
 
     def _received(self, header: IserHeader, pdu: Pdu, invalidated: int) -> None:
         bhs = pdu.bhs
-        tags = self._tags.get(bhs.itt) if type(bhs) is ScsiResponse else None
-        if invalidated:
-            self._check_invalidated(tags, invalidated)
-        if tags and type(bhs) is ScsiResponse:
-            del self._tags[bhs.itt]
-            self._free(tags, invalidated, _transferred(tags, bhs))
+        if type(bhs) is ScsiResponse:
+            tags = self._tags.get(bhs.itt)
+            if invalidated:
+                self._check_invalidated(tags, invalidated)
+            if tags is not None:
+                del self._tags[bhs.itt]
+                self._free(tags, invalidated, _transferred(tags[0], bhs))
+        elif invalidated:
+            self._check_invalidated(None, invalidated)
         self._user.control_notify(pdu)
 
     def _check_invalidated(self, tags: _Tags | None, invalidated: int) -> None:
         if not self._remote_invalidate:
             raise RemoteProtocolError(f"the target invalidated STag {invalidated:#010x}, which was not agreed on")
-        if tags is None or invalidated not in (tags.read and tags.read.rkey, tags.write and tags.write.rkey):
-            raise RemoteProtocolError(f"the target invalidated STag {invalidated:#010x}, which is not the task's")
+        for registration in tags or ():
+            if registration is not None and registration.rkey == invalidated:
+                return
+        raise RemoteProtocolError(f"the target invalidated STag {invalidated:#010x}, which is not the task's")
 
     def _free(self, tags: _Tags, remote: int, transferred: int) -> None:
-        counters = self._planner.counters
-        for registration, arrived in ((tags.read, transferred), (tags.write, 0)):
-            if registration is None:
-                continue
-            if registration.long_lived:
-                pass  # the next command uses the key again
-            elif registration.rkey == remote:
-                counters.remote_invalidations += 1
-            else:
-                self._qp.post_send(LocalInv(None, registration.rkey))
-                counters.local_invalidations += 1
-                counters.work_requests += 1
-            self._planner.release(registration, arrived)
+        read, write = tags
+        if read is not None:
+            self._end(read, remote, transferred)
+        if write is not None:
+            self._end(write, remote, 0)
+
+    def _end(self, registration: Registration, remote: int, transferred: int) -> None:
+        """See to it that the peer can no longer use a key, ``remote`` being the one that it gave up itself."""
+        planner = self._planner
+        if registration.rkey == remote:
+            planner.counters.remote_invalidations += 1
+        elif not registration.long_lived:
+            self._qp.post_send(LocalInv(None, registration.rkey))
+            planner.counters.local_invalidations += 1
+            planner.counters.work_requests += 1
+        planner.release(registration, transferred)
 
     def _free_tasks(self, *, flushed: bool) -> None:
         tasks, self._tags = self._tags, {}
         for tags in tasks.values():
-            if not flushed:
+            if flushed:
+                self._unused(tags)
+            else:
                 self._free(tags, remote=0, transferred=0)
-                continue
-            for registration in (tags.read, tags.write):
-                if registration:
-                    self._planner.release(registration, 0)
 
 
-def _transferred(tags: _Tags, response: ScsiResponse) -> int:
+def _advertised(tags: _Tags, unsolicited: int) -> tuple[bytes, tuple[WorkRequest, ...]]:
+    """The iSER header that tells the peer of a task's tags, and what to post ahead of it."""
+    read, write = tags
+    if write is None:
+        assert read is not None
+        return build_control((_READ, 0, 0, read.rkey, read.iova)), read.work
+    # The base names the first solicited byte, as every peer has it.
+    base = write.iova + unsolicited
+    if read is None:
+        return build_control((_WRITE, write.rkey, base, 0, 0)), write.work
+    return build_control((_BOTH, write.rkey, base, read.rkey, read.iova)), (*read.work, *write.work)
+
+
+def _transferred(read: Registration | None, response: ScsiResponse) -> int:
     """Bytes of read data that a response vouches for."""
-    if response.response or response.status:
+    if read is None or response.response or response.status:
         return 0
-    return tags.edtl - min(tags.edtl, response.residual if response.flags & RESPONSE_UNDERFLOW else 0)
+    if response.flags & RESPONSE_UNDERFLOW:
+        return read.length - min(read.length, response.residual)
+    return read.length

@@ -126,9 +126,9 @@ async def test_an_invalidation_that_was_not_agreed_ends_the_connection() -> None
     async with connected(remote_invalidate=False) as pair:
         pair.command(1, read=incoming())
         await pair.below.next()
-        (tags,) = pair.initiator._tags.values()
-        assert tags.read is not None
-        answer_invalidating(pair, 1, tags.read.rkey)
+        ((read, _),) = pair.initiator._tags.values()
+        assert read is not None
+        answer_invalidating(pair, 1, read.rkey)
         await pair.above.ended.wait()
         assert isinstance(pair.above.ends[0], RemoteProtocolError)
 
@@ -139,7 +139,7 @@ async def test_an_invalidation_of_what_is_not_the_tasks_ends_the_connection(bhs:
         pair.command(1, read=incoming())
         pair.command(2, read=incoming())
         await pair.below.next()
-        tags = pair.initiator._tags[1].read
+        tags, _ = pair.initiator._tags[1]
         assert tags is not None
         answer_invalidating(pair, 0, tags.rkey, bhs)
         await pair.above.ended.wait()

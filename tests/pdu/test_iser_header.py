@@ -18,6 +18,7 @@ from iser.pdu.iser_header import (
     Hello,
     HelloReply,
     IserHeader,
+    build_control,
     build_header,
     build_header_into,
     parse_header,
@@ -90,6 +91,13 @@ def test_headers_that_must_not_be_sent(header: IserHeader) -> None:
     buffer = bytearray(b"\xaa" * 40)
     with pytest.raises(LocalProtocolError):
         build_header_into(buffer, 2, header)
+
+
+@pytest.mark.parametrize(("wire", "header"), RECORDED)
+def test_fields_alone_make_the_same_header(wire: str, header: IserHeader) -> None:
+    assert build_control(tuple(header)) == build_header(header) == bytes.fromhex(wire)
+    with pytest.raises(LocalProtocolError, match=r"IserHeader\.read_base"):
+        build_control((CONTROL | RSV, 0, 0, 1, -1))
 
 
 def test_build_into_a_buffer() -> None:
