@@ -170,12 +170,14 @@ class BackendError(IserError):
     """A storage backend failed.
 
     ``medium`` tells a fault of the medium from one of the machinery around it; ``space`` is set when it is full.
+    ``offset`` is the byte of the store from which on a read or write failed, where that is known.
     """
 
-    def __init__(self, message: str, *, medium: bool = True, space: bool = False) -> None:
+    def __init__(self, message: str, *, medium: bool = True, space: bool = False, offset: int | None = None) -> None:
         super().__init__(message)
         self.medium = medium
         self.space = space
+        self.offset = offset
 
 
 class CommandError(IserError):

@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any, Final
 
 from iser.datamover import TargetDatamover
-from iser.errors import BackendError, PduError
+from iser.errors import BackendError, PduError, UsageError
 from iser.login import NegotiatedParameters
 from iser.pdu import COMMAND_ATTRIBUTE_MASK, COMMAND_READ, COMMAND_WRITE, FINAL, DataOut, Pdu, ScsiCommand, full_cdb
 from iser.pdu.const import RejectReason
-from iser.scsi.codes import SenseCode
+from iser.scsi.codes import LBA_OUT_OF_RANGE, SenseCode
 from iser.scsi.const import SenseKey, Status
 from iser.scsi.sense import build_sense
 from iser.sg import scatter, slice_views
@@ -435,6 +435,11 @@ class Execution:
             plan = task.plan
             assert isinstance(plan, ReadMedia | WriteMedia)  # other plans map such errors themselves
             self._answer(task, plan.lu.complete_error(error, isinstance(plan, WriteMedia)), 0)
+        except UsageError as error:
+            log.info("%s: task %#x: the LUN shrank meanwhile: %s", self._datamover.name, task.bhs.itt, error)
+            unit = self._device.unit(task.bhs.lun)
+            descriptor = unit is not None and unit.descriptor_sense
+            self._answer(task, Done(Status.CHECK_CONDITION, build_sense(LBA_OUT_OF_RANGE, descriptor=descriptor)), 0)
         except Exception:
             log.exception("%s: task %#x: internal error", self._datamover.name, task.bhs.itt)
             self._answer(task, Done(Status.TASK_ABORTED), 0)

@@ -69,9 +69,10 @@ class FaultFilter(Backend):
 
     async def readv(self, offset: int, buffers: Sequence[memoryview]) -> None:
         """See :meth:`Backend.readv`."""
-        if await self._short(Operation.READ):
-            await self.inner.readv(offset, _half(buffers))
-            raise self._error(Operation.READ, "I/O error after half of the bytes")
+        if await self._short(Operation.READ, offset):
+            half = _half(buffers)
+            await self.inner.readv(offset, half)
+            raise self._error(Operation.READ, "I/O error after half of the bytes", offset + sum(map(len, half)))
         await self.inner.readv(offset, buffers)
 
     async def writev(self, offset: int, buffers: Sequence[memoryview], fua: bool) -> None:
@@ -83,9 +84,10 @@ class FaultFilter(Backend):
             self.ranges.release(hold)
 
     async def _store(self, offset: int, buffers: Sequence[memoryview], fua: bool) -> None:
-        if await self._short(Operation.WRITE):
-            await self.inner.writev(offset, _half(buffers), fua)
-            raise self._error(Operation.WRITE, "I/O error after half of the bytes")
+        if await self._short(Operation.WRITE, offset):
+            half = _half(buffers)
+            await self.inner.writev(offset, half, fua)
+            raise self._error(Operation.WRITE, "I/O error after half of the bytes", offset + sum(map(len, half)))
         await self.inner.writev(offset, buffers, fua)
 
     async def flush(self) -> None:
@@ -113,7 +115,7 @@ class FaultFilter(Backend):
         """Close the inner backend."""
         await self.inner.close()
 
-    async def _short(self, operation: Operation) -> bool:
+    async def _short(self, operation: Operation, offset: int | None = None) -> bool:
         """Count ``operation`` and do its fault, if it has one; True when half of the bytes shall be moved yet."""
         self._done[operation] += 1
         number = self._done[operation]
@@ -121,16 +123,18 @@ class FaultFilter(Backend):
         if fault is None:
             return False
         if fault.action is Action.ERROR:
-            raise self._error(operation, "I/O error")
+            raise self._error(operation, "I/O error", offset)
         if fault.action is Action.FULL:
-            raise self._error(operation, "no space left", space=True)
+            raise self._error(operation, "no space left", offset, space=True)
         if fault.action is Action.DELAY:
             await asyncio.sleep(fault.seconds)
         return fault.action is Action.SHORT
 
-    def _error(self, operation: Operation, what: str, *, space: bool = False) -> BackendError:
-        number = self._done[operation]
-        return BackendError(f"{self.name}: {what} (made by the configured fault of {operation} {number})", space=space)
+    def _error(
+        self, operation: Operation, what: str, offset: int | None = None, *, space: bool = False
+    ) -> BackendError:
+        text = f"{self.name}: {what} (made by the configured fault of {operation} {self._done[operation]})"
+        return BackendError(text, space=space, offset=offset)
 
 
 def _half(buffers: Sequence[memoryview]) -> Sequence[memoryview]:

@@ -111,17 +111,15 @@ class FileBackend(Backend):
         length = sum(map(len, buffers))
         if not self._inline or length > INLINE_LIMIT or self._closed:
             return False
-        check_bounds(self, offset, length)
-        return self._read_cached(offset, buffers) == length
+        return offset + length <= self.size and self._read_cached(offset, buffers) == length
 
     def writev_now(self, offset: int, buffers: Sequence[Source], fua: bool) -> bool:
         """See :meth:`Backend.writev_now`.  A file in memory is as safe after a plain write as it ever gets."""
         length = sum(map(len, buffers))
         if not self._write_inline or length > INLINE_LIMIT or self._closed or not self.ranges.shared:
             return False
-        if fua and self._lost is not None:
+        if (fua and self._lost is not None) or offset + length > self.size:
             return False
-        check_bounds(self, offset, length, write=True)
         try:
             return os.pwritev(self._fd, buffers[:MAX_IOV], offset) == length
         except OSError:
@@ -202,7 +200,7 @@ class FileBackend(Backend):
         try:
             os.ftruncate(self._fd, size)
         except OSError as error:
-            raise _mapped(error, self.name, "ftruncate", size) from error
+            raise _mapped(error, self.name, "ftruncate") from error
 
     async def flush(self) -> None:
         """See :meth:`Backend.flush`: fdatasync.
@@ -258,7 +256,9 @@ class FileBackend(Backend):
             except OSError as error:
                 raise _mapped(error, self.name, operation.__name__, offset) from error
             if not done:
-                raise BackendError(f"{self.name} ends at byte {offset}, before its {self.size}: who cut it?")
+                raise BackendError(
+                    f"{self.name} ends at byte {offset}, before its {self.size}: who cut it?", offset=offset
+                )
             offset += done
             buffers = _skip(buffers, done)
 
@@ -267,11 +267,11 @@ class FileBackend(Backend):
             os.fdatasync(self._fd)
         except OSError as error:
             self._lost = error
-            raise _mapped(error, self.name, "fdatasync", 0) from error
+            raise _mapped(error, self.name, "fdatasync") from error
 
     def _check_lost(self) -> None:
         if self._lost is not None:
-            raise _mapped(self._lost, self.name, "an earlier fdatasync", 0) from self._lost
+            raise _mapped(self._lost, self.name, "an earlier fdatasync") from self._lost
 
 
 def _skip(buffers: Sequence[memoryview], done: int) -> Sequence[memoryview]:
@@ -315,12 +315,13 @@ def _usable(fd: int, path: str, size: int | None, *, create: bool) -> int:
     try:
         os.ftruncate(fd, size)
     except OSError as error:
-        raise _mapped(error, path, "ftruncate", 0) from error
+        raise _mapped(error, path, "ftruncate") from error
     return size
 
 
-def _mapped(error: OSError, path: str, operation: str, offset: int) -> BackendError:
+def _mapped(error: OSError, path: str, operation: str, offset: int | None = None) -> BackendError:
     """The error of the system, in our tree: a full disk, a bad medium, or anything else as a fault of the machinery."""
     full = error.errno in _FULL
     medium = full or error.errno == errno.EIO
-    return BackendError(f"{path}: {operation} at byte {offset}: {error.strerror}", medium=medium, space=full)
+    where = "" if offset is None else f" at byte {offset}"
+    return BackendError(f"{path}: {operation}{where}: {error.strerror}", medium=medium, space=full, offset=offset)

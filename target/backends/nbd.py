@@ -58,7 +58,7 @@ class NbdBackend(AlignedBackend):
             raise
         self._fd = self._library.call("nbd_aio_get_fd", self._handle)
         #: By libnbd's cookie: the future of a request, and its arguments, whose memory has to live as long.
-        self._pending: dict[int, tuple[asyncio.Future[None], tuple[object, ...]]] = {}
+        self._pending: dict[int, tuple[asyncio.Future[None], int | None, tuple[object, ...]]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writing = False
         self._error: BackendError | None = None
@@ -89,7 +89,7 @@ class NbdBackend(AlignedBackend):
         jobs = []
         for start, run in targets(offset, buffers, self._most):
             memory = (ctypes.c_char * len(run)).from_buffer(run)
-            jobs.append(self._issue("nbd_aio_pread", memory, len(run), start, CompletionCallback(), 0))
+            jobs.append(self._issue("nbd_aio_pread", memory, len(run), start, CompletionCallback(), 0, place=start))
         await self._all(jobs)
 
     async def _store(self, offset: int, buffers: Sequence[memoryview], fua: bool) -> None:
@@ -99,7 +99,8 @@ class NbdBackend(AlignedBackend):
         for start, run in pieces(offset, buffers, self._most):
             kind = ctypes.c_char * len(run)
             memory = kind.from_buffer_copy(run) if run.readonly else kind.from_buffer(run)
-            jobs.append(self._issue("nbd_aio_pwrite", memory, len(run), start, CompletionCallback(), flags))
+            write = ("nbd_aio_pwrite", memory, len(run), start, CompletionCallback(), flags)
+            jobs.append(self._issue(*write, place=start))
         await self._all(jobs)
         if late_fua:
             await self.flush()
@@ -150,14 +151,14 @@ class NbdBackend(AlignedBackend):
 
     # Requests on their way
 
-    def _issue(self, function: str, *arguments: object) -> asyncio.Future[None]:
-        """Start a request; the future ends with it."""
+    def _issue(self, function: str, *arguments: object, place: int | None = None) -> asyncio.Future[None]:
+        """Start a request, of the bytes at ``place`` if it moves some; the future ends with it."""
         if self._error is not None:
             raise self._error
         cookie = self._ask(function, *arguments)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        self._pending[cookie] = (future, arguments)
+        self._pending[cookie] = (future, place, arguments)
         if self._loop is None:
             self._loop = loop
             loop.add_reader(self._fd, self._ready, "nbd_aio_notify_read", _WANTS_READ)
@@ -209,7 +210,7 @@ class NbdBackend(AlignedBackend):
         return ask("nbd_aio_is_closed", self._handle) > 0 or ask("nbd_aio_is_dead", self._handle) > 0
 
     def _end(self, cookie: int) -> None:
-        future, _ = self._pending.pop(cookie)
+        future, place, _ = self._pending.pop(cookie)
         failed = self._library.plain("nbd_aio_command_completed", self._handle, cookie) < 0
         if future.done():
             return
@@ -218,7 +219,8 @@ class NbdBackend(AlignedBackend):
             return
         code = self._library.errno()
         full = code in _FULL
-        future.set_exception(BackendError(f"{self.name}: {os.strerror(code)}", medium=full or code == _EIO, space=full))
+        medium = full or code == _EIO
+        future.set_exception(BackendError(f"{self.name}: {os.strerror(code)}", medium=medium, space=full, offset=place))
 
     def _fail(self, what: str) -> None:
         """No request can succeed any more."""
@@ -228,7 +230,7 @@ class NbdBackend(AlignedBackend):
             self._loop.remove_writer(self._fd)
             self._loop = None
         pending, self._pending = self._pending, {}
-        for future, _ in pending.values():
+        for future, *_ in pending.values():
             if not future.done():
                 future.set_exception(self._error)
 

@@ -161,11 +161,12 @@ class RbdBackend(AlignedBackend):
         self._check(self._rbd.rbd_get_size(self._image, ctypes.byref(found)), "has no size")
         return found.value
 
-    def _check(self, result: int, what: str) -> int:
+    def _check(self, result: int, what: str, offset: int | None = None) -> int:
         """Raise BackendError for a negative result."""
         if result < 0:
             full, medium = -result in _FULL, -result in (*_FULL, errno.EIO)
-            raise BackendError(f"{self.name}: {what}: {os.strerror(-result)}", medium=medium, space=full)
+            text = f"{self.name}: {what}: {os.strerror(-result)}"
+            raise BackendError(text, medium=medium, space=full, offset=offset)
         return result
 
     async def _read(self, offset: int, buffers: Sequence[memoryview]) -> None:
@@ -173,9 +174,9 @@ class RbdBackend(AlignedBackend):
 
     def _read_run(self, offset: int, run: memoryview) -> None:
         memory = (ctypes.c_char * len(run)).from_buffer(run)
-        done = self._check(self._rbd.rbd_read(self._image, offset, len(run), memory), "read")
+        done = self._check(self._rbd.rbd_read(self._image, offset, len(run), memory), "read", offset)
         if done != len(run):
-            raise BackendError(f"{self.name} ends at byte {offset + done}: who cut it?")
+            raise BackendError(f"{self.name} ends at byte {offset + done}: who cut it?", offset=offset + done)
 
     async def _store(self, offset: int, buffers: Sequence[memoryview], fua: bool) -> None:
         await self._all(self._write_run, pieces(offset, buffers, MAX_REQUEST))
@@ -185,7 +186,7 @@ class RbdBackend(AlignedBackend):
     def _write_run(self, offset: int, run: memoryview) -> None:
         kind = ctypes.c_char * len(run)
         memory = kind.from_buffer_copy(run) if run.readonly else kind.from_buffer(run)
-        self._check(self._rbd.rbd_write(self._image, offset, len(run), memory), "write")
+        self._check(self._rbd.rbd_write(self._image, offset, len(run), memory), "write", offset)
 
     async def flush(self) -> None:
         """See :meth:`Backend.flush`."""

@@ -7,7 +7,7 @@ from target.scsi.nexus import Nexus
 from target.scsi.plan import GOOD, Async, Done, Ordered, Plan, ReadMedia, ScsiTask, WriteMedia
 from target.scsi.store import ReservationStore
 from target.scsi.taskset import Command, TaskSet
-from target.scsi.unit import Identity, LogicalUnit, UnitOptions, complete_error
+from target.scsi.unit import Identity, LogicalUnit, UnitOptions
 
 __all__ = [
     "GOOD",
@@ -26,5 +26,4 @@ __all__ = [
     "TaskSet",
     "UnitOptions",
     "WriteMedia",
-    "complete_error",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from iser.errors import BackendError, UsageError
+from iser.errors import UsageError
 from iser.scsi.cdb import cdb_length
 from iser.scsi.codes import (
     BUS_DEVICE_RESET,
@@ -32,7 +32,7 @@ from target.scsi.inquiry import no_unit_inquiry
 from target.scsi.nexus import Nexus
 from target.scsi.plan import Done, Ordered, Plan, ScsiTask
 from target.scsi.taskset import ACA, SIMPLE, Command
-from target.scsi.unit import Identity, LogicalUnit, complete_error
+from target.scsi.unit import Identity, LogicalUnit
 
 __all__ = ["MAX_LUNS", "TargetDevice"]
 
@@ -216,10 +216,6 @@ class TargetDevice:
         """Tell ``victims`` that another initiator ended their tasks on ``unit`` (CLEAR TASK SET)."""
         for nexus in victims:
             nexus.raise_attention(unit, COMMANDS_CLEARED)
-
-    def complete_error(self, error: BackendError, write: bool) -> Done:
-        """How a command ends whose media access failed, in fixed format; a unit's own method minds its D_SENSE."""
-        return complete_error(error, write)
 
     async def close(self) -> None:
         """Close every backend, all of them even if one fails; raises the first BackendError."""

@@ -14,6 +14,7 @@ from iser.scsi.codes import (
     INTERNAL_FAILURE,
     READ_ERROR,
     SOFTWARE_WRITE_PROTECTED,
+    SPACE_ALLOCATION_FAILED,
     WRITE_ERROR,
     WRITE_PROTECTED,
     SenseCode,
@@ -38,7 +39,6 @@ __all__ = [
     "Identity",
     "LogicalUnit",
     "UnitOptions",
-    "complete_error",
 ]
 
 BLOCK_SIZES: Final = (512, 4096)
@@ -272,8 +272,18 @@ class LogicalUnit:
         return Done(Status.CHECK_CONDITION, sense)
 
     def complete_error(self, error: BackendError, write: bool) -> Done:
-        """How a command ends whose media access failed with ``error``."""
-        return complete_error(error, write, descriptor=self.descriptor_sense)
+        """CHECK CONDITION for a failed backend.
+
+        A fault of the medium is MEDIUM ERROR with WRITE ERROR or UNRECOVERED READ ERROR, and with the LBA where it is
+        known; so is a full store, unless the unit is thin, whose initiators know what SPACE ALLOCATION FAILED means
+        (SBC-3 4.7.3.6).  Any other fault is HARDWARE ERROR, INTERNAL TARGET FAILURE.
+        """
+        if not error.medium:
+            return self.check(INTERNAL_FAILURE)
+        if write and error.space and self.thin:
+            return self.check(SPACE_ALLOCATION_FAILED)
+        lba = None if error.offset is None else error.offset >> self.shift
+        return self.check(WRITE_ERROR if write else READ_ERROR, information=lba)
 
 
 def _check_options(backend: Backend, options: UnitOptions) -> None:
@@ -282,14 +292,3 @@ def _check_options(backend: Backend, options: UnitOptions) -> None:
         raise UsageError(f"{backend.name}: physical block size {physical} is no power of two from its block size on")
     if options.thin and not backend.capabilities & BackendCap.DISCARD:
         raise UsageError(f"{backend.name} cannot give space back, so it cannot be thin; leave thin out")
-
-
-def complete_error(error: BackendError, write: bool, *, descriptor: bool = False) -> Done:
-    """CHECK CONDITION for a failed backend.
-
-    A fault of the medium, and a full one, is MEDIUM ERROR with WRITE ERROR or UNRECOVERED READ ERROR; any other is
-    HARDWARE ERROR, INTERNAL TARGET FAILURE.
-    """
-    medium = WRITE_ERROR if write else READ_ERROR
-    code = medium if error.medium else INTERNAL_FAILURE
-    return Done(Status.CHECK_CONDITION, build_sense(code, descriptor=descriptor))

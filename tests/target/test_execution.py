@@ -32,11 +32,12 @@ from iser.pdu import (
 from iser.pdu.const import RejectReason, TaskManagementFunction
 from iser.rdma.softiwarp import SoftIwarp, SoftIwarpOptions
 from iser.scsi.cdb import inquiry, read_blocks, synchronize_cache, verify, write_blocks
+from iser.scsi.sense import decode_sense
 from target.backends.base import BackendCap
 from target.backends.memory import MemoryBackend
 from target.server import TargetServer
 from target.staging import StagingPool
-from tests.target.peer import Peer, config, disk, logged_in, served, serving, until
+from tests.target.peer import TARGET, Peer, config, disk, logged_in, served, serving, until
 
 KIB = 1024
 BLOCK = 512
@@ -306,13 +307,39 @@ async def test_a_fault_of_the_backend_is_a_medium_error_and_the_session_lives(on
             response, sense = await peer.command(read_blocks(0, 8), read=there)
             codes.append((response.status, *((sense[2], sense[12]) if sense else ()), response.residual))
         bad = (2, 3, 0x0C if on == "write" else 0x11, 4096)
+        if (on, action) == ("write", "full"):
+            bad = (2, 7, 0x27, 4096)  # the LUN is thin
         good = (0, 0)
         expected = [good, good, good, bad, good, good] if on == "read" else [good, good, bad, good, good, good]
         assert codes == expected
         assert there == data
 
 
-async def test_a_real_full_disk_is_a_medium_error_and_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("descriptor", [False, True])
+async def test_a_medium_error_says_where(descriptor: bool) -> None:
+    faults = ({"on": "read", "action": "short"}, {"on": "read", "action": "error", "nth": 2})
+    async with logged_in(config(target=disk(*faults))) as peer:
+        control = bytes(4) + bytes((0x0A, 10, 4 * descriptor, 0x10, 0, 0, 0, 0, 0xFF, 0xFF, 0, 0))
+        await peer.command(bytes((0x15, 0x10, 0, 0, 16, 0)), write=control)
+        for lba in (16 + 4, 16):
+            _, sense = await peer.command(read_blocks(16, 8), read=bytearray(4096))
+            assert decode_sense(sense).information == lba
+
+
+@pytest.mark.parametrize("on", ["read", "write"])
+async def test_a_command_on_blocks_that_are_cut_off_meanwhile(on: str) -> None:
+    async with serving(config(target=disk({"on": on, **SLOW}))) as (server, port), served(port) as peer:
+        buffers = {"read": bytearray(512)} if on == "read" else {"write": bytes(512)}
+        peer.send_command((read_blocks if on == "read" else write_blocks)(2047, 1), **buffers)
+        await until(lambda: not server.connections[0].idle)
+        await server.registry.targets[TARGET].device.luns[0].resize(512 << 10)
+        pdu = await peer.receive()
+        assert isinstance(pdu.bhs, ScsiResponse)
+        assert (pdu.bhs.status, pdu.data[4], bytes(pdu.data[14:16])) == (2, 5, b"\x21\0")
+        assert (await peer.command(TEST_UNIT_READY))[1][12:14] == b"\x2a\x09"
+
+
+async def test_a_real_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     async with logged_in(config(target=file_disk(tmp_path))) as peer:
         before, after = pattern(65536, 1), pattern(65536, 2)
@@ -321,7 +348,7 @@ async def test_a_real_full_disk_is_a_medium_error_and_loses_nothing(tmp_path: Pa
         try:
             for _ in range(3):
                 response, sense = await peer.command(write_blocks(4096, 128), write=after)
-                assert (response.status, sense[2], sense[12]) == (2, 3, 0x0C)
+                assert (response.status, sense[2], sense[12:14]) == (2, 7, b"\x27\x07")
                 assert response.residual == 65536
             assert (await peer.command(write_blocks(128, 128), write=after))[0].status == 0
         finally:

@@ -256,8 +256,7 @@ async def test_a_file_in_memory_needs_no_thread(in_memory: str) -> None:
     assert not backend._pool._threads
     for forbidden in (backend.readv_now, lambda at, buffers: backend.writev_now(at, buffers, False)):
         assert not forbidden(0, [memoryview(bytearray(INLINE_LIMIT + 512))])
-        with pytest.raises(UsageError, match="not within"):
-            forbidden(SIZE, [memoryview(bytearray(512))])
+        assert not forbidden(SIZE, [memoryview(bytearray(512))])  # perhaps it has shrunk: the slow way says so
     await backend.close()
     assert not backend.readv_now(0, [memoryview(bytearray(512))])
     assert not backend.writev_now(0, [bytes(512)], False)

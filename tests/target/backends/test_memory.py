@@ -115,9 +115,14 @@ async def test_sizes_that_it_cannot_have() -> None:
     await fixed.close()
 
 
+def _addresses() -> int:
+    """Bytes of addresses that the process has taken."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
 async def test_where_addresses_are_short_there_is_no_room_to_grow() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (_addresses() + (8 << 30), hard))
     try:
         backend = MemoryBackend(1 << 20)
     finally:

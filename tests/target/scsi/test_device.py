@@ -189,10 +189,6 @@ async def test_close_closes_all_and_tells_the_first_failure() -> None:
         whole.views(0, 512)
 
 
-def test_complete_error_without_a_unit() -> None:
-    assert codes_of(Bench().device.complete_error(BackendError("x"), write=True)) == (3, 0x0C, 0)
-
-
 def test_a_nexus_that_moves_is_told_of_the_difference_and_forgotten_where_it_was() -> None:
     stays, goes, comes = (unit(lun=lun) for lun in range(3))
     old = TargetDevice(NAME, {0: stays, 1: goes})

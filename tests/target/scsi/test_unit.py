@@ -10,10 +10,11 @@ import pytest
 from iser.errors import BackendError, UsageError
 from iser.scsi import cdb
 from iser.scsi.capacity import parse_capacity_16
+from iser.scsi.sense import decode_sense
 from target.backends.base import BackendCap
 from target.backends.file import FileBackend
 from target.backends.memory import MemoryBackend
-from target.scsi import Identity, ReadMedia, complete_error
+from target.scsi import Identity, ReadMedia
 from tests.target.scsi.bench import NAME, Bench, codes_of, unit
 
 
@@ -40,20 +41,36 @@ def test_block_sizes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "write", "expected"),
+    ("error", "write", "expected", "information"),
     [
-        (BackendError("x"), False, (3, 0x11, 0)),
-        (BackendError("x"), True, (3, 0x0C, 0)),
-        (BackendError("x", space=True), True, (3, 0x0C, 0)),
-        (BackendError("x", medium=False), False, (4, 0x44, 0)),
-        (BackendError("x", medium=False), True, (4, 0x44, 0)),
+        (BackendError("x"), False, (3, 0x11, 0), None),
+        (BackendError("x", offset=512 * 77 + 100), False, (3, 0x11, 0), 77),
+        (BackendError("x", offset=0), True, (3, 0x0C, 0), 0),
+        (BackendError("x", space=True, offset=512), True, (3, 0x0C, 0), 1),
+        (BackendError("x", medium=False, offset=512), False, (4, 0x44, 0), None),
+        (BackendError("x", medium=False), True, (4, 0x44, 0), None),
     ],
 )
-def test_backend_errors_become_sense(error: BackendError, write: bool, expected: tuple[int, int, int]) -> None:
-    assert codes_of(complete_error(error, write)) == expected
-    assert codes_of(unit(descriptor_sense=True).complete_error(error, write)) == expected
-    assert complete_error(error, write).sense[0] == 0x70
-    assert unit(descriptor_sense=True).complete_error(error, write).sense[0] == 0x72
+@pytest.mark.parametrize("descriptor", [False, True])
+def test_backend_errors_become_sense(
+    error: BackendError, write: bool, expected: tuple[int, int, int], information: int | None, descriptor: bool
+) -> None:
+    done = unit(descriptor_sense=descriptor).complete_error(error, write)
+    assert codes_of(done) == expected
+    assert done.sense[0] & 0x7F == (0x72 if descriptor else 0x70)
+    assert decode_sense(done.sense).information == information
+
+
+def test_an_lba_of_more_than_32_bits_is_told_in_descriptor_format_only() -> None:
+    error = BackendError("x", offset=1 << 42)
+    sense = [decode_sense(unit(descriptor_sense=form).complete_error(error, False).sense) for form in (False, True)]
+    assert [each.information for each in sense] == [None, 1 << 33]
+
+
+def test_a_thin_unit_says_that_there_is_no_space_left() -> None:
+    full = BackendError("x", space=True, offset=512)
+    assert codes_of(unit(thin=True).complete_error(full, write=True)) == (7, 0x27, 7)
+    assert codes_of(unit(thin=True).complete_error(full, write=False)) == (3, 0x11, 0)
 
 
 def test_options_that_cannot_be() -> None:
@@ -85,6 +102,6 @@ async def test_a_resize_is_told_to_every_nexus(tmp_path: Path) -> None:
     os.truncate(tmp_path / "disk", 1 << 20)
     await lu.resize()
     assert lu.blocks == 2048
-    with pytest.raises(UsageError, match="cannot be resized"):
-        await unit().resize(2 << 20)
+    with pytest.raises(UsageError, match="read-only"):
+        await unit(MemoryBackend(1 << 20, read_only=True)).resize(2 << 20)
     await bench.device.close()
