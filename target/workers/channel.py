@@ -77,11 +77,13 @@ class Channel:
 
     def _on_readable(self) -> None:
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._sock, _CHUNK, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+            data, descriptors, _, _ = socket.recv_fds(self._sock, _CHUNK, MAX_DESCRIPTORS)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             data, descriptors = b"", []
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)  # as all that Python makes; recv_fds takes no flags in 3.11
         self._buffer += data
         self._descriptors += descriptors
         try:

@@ -16,7 +16,7 @@ from iser.logs import configure_logging
 from target.admin.commands import Administration
 from target.config import Config
 from target.config.access import build_policy
-from target.loop import run
+from target.loop import leave, run
 from target.reload import Reload
 from target.server import TargetServer
 from target.share import Share
@@ -76,6 +76,8 @@ class WorkerProcess:
         if self._server:
             await self._server.close()
         self._channel.close()
+        if self._server and self._server.stuck:
+            leave()
 
     def _end(self) -> None:
         self._over.set()

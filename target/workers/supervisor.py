@@ -131,7 +131,7 @@ class Supervisor:
     async def reload(self, config: Config) -> list[Change]:
         """Serve ``config`` from now on, with as many workers as there are; returns what has changed.
 
-        Raises UsageError, BackendError or ConnectionFailed with nothing changed, or ReloadIncomplete.
+        Raises UsageError, ConnectionFailed or what a worker says with nothing changed, or ReloadIncomplete.
         """
         async with self._changing:
             if self.stopping:
