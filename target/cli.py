@@ -20,7 +20,7 @@ from target.admin.commands import Command
 from target.admin.control import Control, admin_settings
 from target.config import AdminConfig, Config, config_from_flags, load
 from target.config import cli as config_cli
-from target.loop import run
+from target.loop import leave, run
 from target.notify import notify
 from target.reload import reload_file, reload_on
 from target.server import TargetServer
@@ -115,6 +115,8 @@ async def _serve(config: Config, admin: AdminConfig, file: Path | None, logging_
     await server.close()  # which lets a reload end that has begun
     reloading.cancel()
     await control.close()  # after the server, so that one may see what it still waits for
+    if isinstance(server, TargetServer) and server.stuck:
+        leave()
 
 
 async def _control(server: TargetServer | Supervisor, admin: AdminConfig, more: Mapping[str, Command]) -> Control:

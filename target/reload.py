@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from iser.errors import IserError, UsageError
 from target.access import AccessPolicy
+from target.closing import close_units
 from target.config.access import build_policy
 from target.config.build import build_unit, stores
 from target.config.diff import Change, LunFate, diff, lun_fate
@@ -192,7 +193,7 @@ class Reload:
         """Close what :meth:`prepare` opened."""
         for portal in self._portals.values():
             await portal.close()
-        await _close_units(self._opened)
+        await close_units(self._opened)
 
     async def _open(self, key: _Key) -> None:
         unit = await build_unit(key.target, self._lun_configs[key], self._new.limits)
@@ -208,7 +209,7 @@ class Reload:
         ending = self._change_targets()
         await self._server.ended(ending)
         await _drain(running)
-        await _close_units(self._leaving.values())
+        await close_units(self._leaving.values())
         await self._open_late()
         await self._resize()
 
@@ -348,11 +349,3 @@ async def _drain(running: list[tuple[Session, Task]]) -> None:
             session.drop([task], over.set)
             with contextlib.suppress(TimeoutError):  # of a store that hangs, which must not keep all else waiting
                 await asyncio.wait_for(over.wait(), LUN_DRAIN_TIMEOUT)
-
-
-async def _close_units(units: Iterable[LogicalUnit]) -> None:
-    for unit in units:
-        try:
-            await unit.close()
-        except IserError as error:
-            log.error("%s: not closed in good order: %s", unit.backend.name, error)

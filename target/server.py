@@ -15,6 +15,7 @@ from iser.login import LOGIN_DATA_LENGTH, TargetAddress, Wishes
 from iser.net import display
 from iser.rdma.api import ConnectRequest, Provider
 from target.access import AccessPolicy
+from target.closing import close_units, settle
 from target.config import Config, LimitsConfig
 from target.config.access import build_policy
 from target.config.build import build_device
@@ -63,6 +64,7 @@ class TargetServer:
         self.changing = asyncio.Lock()
         self._accepting: set[asyncio.Task[None]] = set()
         self._settings = _settings(limits)
+        self.stuck: list[str] = []  # backends that had not ended when close() did
 
     @classmethod
     async def start(cls, config: Config, provider: Provider | None = None, share: Share | None = None) -> TargetServer:
@@ -108,11 +110,15 @@ class TargetServer:
                     total.setdefault(LunKey(target, lun, connection.transport), LunCounters()).add(counters)
         return total
 
-    async def close(self, drain: float = DRAIN_TIMEOUT) -> None:
-        """Take no more logins, give running commands ``drain`` seconds to end, end the sessions, close the backends."""
+    async def close(self, drain: float | None = None) -> None:
+        """Take no more logins, give running commands time to end, end the sessions, close the backends.
+
+        ``drain`` is the time in seconds, DRAIN_TIMEOUT unless given.  A backend that does not answer is left after
+        STUCK_TIMEOUT more, and named in ``stuck``; its threads may keep the process from ending by itself.
+        """
         self.registry.draining = True
         async with self.changing:
-            await self._close(drain)
+            await self._close(DRAIN_TIMEOUT if drain is None else drain)
 
     async def _close(self, drain: float) -> None:
         for portal in self.open_portals.values():
@@ -121,13 +127,9 @@ class TargetServer:
         tasks = [task for task in self._connections.values() if task]
         for connection in list(self._connections):
             connection.end("the target is shutting down")
-        if tasks:
-            await asyncio.wait(tasks)
-        for served in self._targets:
-            try:
-                await served.device.close()
-            except BackendError as error:
-                log.error("%s: not closed in good order: %s", served.name, error)
+        await settle(tasks)
+        units = [unit for served in self._targets for unit in served.device.luns.values()]
+        self.stuck = await close_units(units)
 
     async def reload(self, config: Config) -> list[Change]:
         """Serve ``config`` from now on: see :mod:`target.reload`; returns what has changed.
