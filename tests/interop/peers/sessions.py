@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -76,7 +77,9 @@ class KernelSession:
 
     def login(self, settings: Mapping[str, str] = _NOTHING) -> None:
         """The record is made by hand: discovery tells the address on the far side of the NAT.  Raises CommandFailed."""
-        lines = [f"iscsiadm {self._node} -o update -n '{name}' -v {value}" for name, value in settings.items()]
+        lines = [
+            f"iscsiadm {self._node} -o update -n '{name}' -v {shlex.quote(value)}" for name, value in settings.items()
+        ]
         self.lab.run(
             "\n".join(["set -e", f"iscsiadm {self._node} -o new", *lines, f"iscsiadm {self._node} --login"]),
             seconds=90,
