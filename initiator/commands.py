@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from initiator.requests import NEVER, SERIAL_HALF, Requests
-from initiator.task import Request, ScsiResult, Task, code_name
+from initiator.task import GOOD, Request, ScsiResult, Task, code_name
 from iser.datamover import TaskBuffers
 from iser.errors import CommandAborted, CommandError, CommandTimeout, ConnectionLost, IserError, PoolEmpty, UsageError
 from iser.pdu import (
@@ -43,8 +43,9 @@ MAX_CDB: Final = 260  # bytes, SPC-4 4.2.3
 _MASK: Final = 0xFFFFFFFF
 _BHS_CDB: Final = 16  # bytes of a CDB in the BHS
 _FLAGS: Final = FINAL | TaskAttribute.SIMPLE
-_GOOD: Final = ScsiResult()
 _ZEROES: Final = bytes(_BHS_CDB)
+_SCSI_COMMAND: Final = ScsiCommand().opcode
+_new: Final = tuple.__new__
 
 _ENDS_LUN: Final = (
     TaskManagementFunction.ABORT_TASK_SET,
@@ -92,6 +93,28 @@ class Commands(Requests):
         Raises CommandTimeout, CommandAborted, ConnectionLost, ResourceError for a list that cannot be registered,
         CommandError for a command that the target rejected or gave no status for, UsageError.
         """
+        task = self.start(lun, cdb, data_in, data_out, timeout)
+        try:
+            return await task.future
+        except (asyncio.CancelledError, CommandTimeout):
+            await self.withdraw(task)
+            # The traceback refers to this frame, and CPython 3.11 does not collect a cycle through a cancelled future.
+            del task, data_in, data_out
+            raise
+
+    def start(
+        self,
+        lun: int,
+        cdb: bytes,
+        data_in: SgList | None = None,
+        data_out: SgList | None = None,
+        timeout: float | None = None,
+    ) -> Task:
+        """The first half of :meth:`execute`, without a coroutine.
+
+        The caller awaits the future of the task, and :meth:`withdraw` when that raises CancelledError or
+        CommandTimeout.  Raises ConnectionLost, ResourceError, UsageError, with nothing started.
+        """
         loop = self._loop
         deadline = loop.time() + (self.timeout if timeout is None else timeout)
         task = Task(lun, cdb, data_in, data_out, deadline, loop.create_future())
@@ -102,29 +125,17 @@ class Commands(Requests):
             and (self._max_cmd_sn - self._cmd_sn & _MASK) < SERIAL_HALF
             and not self._backlog
         ):
-            self._issue_or_wait(task)
+            try:
+                self._issue(task)
+            except PoolEmpty:
+                if not self._tasks:
+                    raise  # nobody will give anything back
+                self._backlog.append(task)
         else:
             self._backlog.append(task)
         if deadline < self._wakeup:
             self._arm(deadline)
-        try:
-            return await task.future
-        except (asyncio.CancelledError, CommandTimeout):
-            await self._withdraw(task)
-            # The traceback refers to this frame, and CPython 3.11 does not collect a cycle through a cancelled future.
-            del task, data_in, data_out
-            raise
-
-    def _issue_or_wait(self, task: Task) -> bool:
-        """Send a command, or have it wait, first in line, for what other commands hold; False if it waits."""
-        try:
-            self._issue(task)
-        except PoolEmpty:
-            if not self._tasks:
-                raise  # nobody will give anything back
-            self._backlog.appendleft(task)
-            return False
-        return True
+        return task
 
     def _issue(self, task: Task) -> None:
         """Send a command.  Raises UsageError, ResourceError; nothing has been sent then."""
@@ -147,9 +158,14 @@ class Commands(Requests):
             cdb = (cdb + _ZEROES)[:_BHS_CDB]
         itt = self._tags.take()
         cmd_sn = self._cmd_sn
-        bhs = ScsiCommand(0x01, flags, ahs_words, immediate, task.lun, itt, edtl, cmd_sn, self._exp_stat_sn, cdb)
+        # Without the calls of Python code that making these tuples by name takes.
+        bhs = _new(
+            ScsiCommand,
+            (_SCSI_COMMAND, flags, ahs_words, immediate, task.lun, itt, edtl, cmd_sn, self._exp_stat_sn, cdb),
+        )
+        pdu = _new(Pdu, (bhs, b"", ahs))
         try:
-            self._datamover.send_command(Pdu(bhs, b"", ahs), TaskBuffers(data_in, data_out, immediate, immediate))
+            self._datamover.send_command(pdu, TaskBuffers(data_in, data_out, immediate, immediate))
         except BaseException:
             self._tags.give(itt)
             raise
@@ -165,8 +181,12 @@ class Commands(Requests):
             if task.future.done():
                 continue
             try:
-                if not self._issue_or_wait(task):
+                self._issue(task)
+            except PoolEmpty as error:
+                if tasks:
+                    backlog.appendleft(task)  # first in line for what other commands hold
                     return
+                task.future.set_exception(error)  # nobody will give anything back
             except IserError as error:
                 task.future.set_exception(error)
 
@@ -190,7 +210,7 @@ class Commands(Requests):
             elif bhs.status or bhs.residual or pdu.data:
                 future.set_result(_result(pdu, bhs))
             else:
-                future.set_result(_GOOD)
+                future.set_result(GOOD)
         if task.gone is not None:
             task.over()
         if self._backlog:
@@ -198,7 +218,7 @@ class Commands(Requests):
 
     # Giving up on commands
 
-    async def _withdraw(self, task: Task) -> None:
+    async def withdraw(self, task: Task) -> None:
         """Return when the target can no longer touch the buffers of ``task``, which nobody waits for any more."""
         if not task.itt:
             if task in self._backlog:

@@ -11,9 +11,9 @@ from typing import Final, Self
 from initiator.establish import Link
 from initiator.options import ConnectOptions
 from initiator.session import Session
-from initiator.task import ScsiResult
+from initiator.task import GOOD, ScsiResult
 from initiator.url import Portal
-from iser.errors import CommandError, ConnectionFailed, PduError, ScsiError, UsageError
+from iser.errors import CommandError, CommandTimeout, ConnectionFailed, PduError, ScsiError, UsageError
 from iser.scsi import cdb as cdbs
 from iser.scsi.capacity import Capacity, parse_capacity_10, parse_capacity_16
 from iser.scsi.const import SenseKey, Status, VpdPage
@@ -107,19 +107,11 @@ class Lun:
         Their total length must be a multiple of the block size.  Raises UsageError, ScsiError, CommandTimeout,
         CommandAborted, ConnectionLost, and ResourceError where no_bounce forbids the only way.
         """
-        try:
-            await self._transfer(lba, SgList.of(buffers, writable=True), write=False, fua=False)
-        except BaseException as error:
-            _let_go(error)
-            raise
+        await self._transfer(lba, buffers, write=False)
 
     async def write(self, lba: int, buffers: Buffers, *, fua: bool = False) -> None:
         """Write ``buffers`` from block ``lba`` on, with ``fua`` to the medium itself; else as :meth:`read_into`."""
-        try:
-            await self._transfer(lba, SgList.of(buffers, writable=False), write=True, fua=fua)
-        except BaseException as error:
-            _let_go(error)
-            raise
+        await self._transfer(lba, buffers, write=True, fua=fua)
 
     async def read(self, lba: int, blocks: int) -> bytes:
         """``blocks`` blocks from ``lba`` on, in new memory, with one copy that :meth:`read_into` does without."""
@@ -133,20 +125,47 @@ class Lun:
         """Have what was written reach the medium (SYNCHRONIZE CACHE)."""
         await self._control(cdbs.synchronize_cache(), 0, "SYNCHRONIZE CACHE")
 
-    async def _transfer(self, lba: int, sg: SgList, *, write: bool, fua: bool) -> None:
+    async def _transfer(self, lba: int, buffers: Buffers, *, write: bool, fua: bool = False) -> None:
+        """Most transfers are one command that succeeds: all that it takes is here, in as few coroutines as can be."""
+        session = self._session
+        try:
+            sg = SgList.of(buffers, writable=not write)
+            blocks = self._blocks_of(sg)
+            if sg.length > self._max_bytes or (self._planner is not None and self._planner.splits):
+                await self._in_parts(lba, sg, write=write, fua=fua)
+                return
+            if not blocks:
+                return
+            if write:
+                task = session.start(self._field, cdbs.write_blocks(lba, blocks, fua=fua), None, sg)
+            else:
+                task = session.start(self._field, cdbs.read_blocks(lba, blocks), sg)
+            try:
+                result = await task.future
+            except (asyncio.CancelledError, CommandTimeout):
+                await session.withdraw(task)
+                raise
+            if result is not GOOD:
+                await self._check(result, lba, sg, write=write, fua=fua)
+        except BaseException as error:
+            # The traceback refers to this frame, too.
+            sg = task = buffers = None  # type: ignore[assignment]  # nobody uses them any more
+            _let_go(error)
+            raise
+
+    def _blocks_of(self, sg: SgList) -> int:
         size = self._block_size or self.capacity.block_size
         blocks, rest = divmod(sg.length, size)
         if rest:
             raise UsageError(f"the buffers hold {sg.length} bytes, which is no multiple of the block size of {size}")
-        parts = [sg] if not blocks or self._planner is None else self._planner.parts(sg, size)
-        if len(parts) == 1 and sg.length <= self._max_bytes:
-            if blocks:
-                await self._one(lba, blocks, sg, write=write, fua=fua)
-            return
-        step = self._max_bytes // size * size
+        return blocks
+
+    async def _in_parts(self, lba: int, sg: SgList, *, write: bool, fua: bool) -> None:
+        size = self._block_size
+        runs = [sg] if self._planner is None else self._planner.parts(sg, size)
         commands = []
-        for part in (piece for run in parts for piece in _split(run, step)):
-            commands.append(self._one(lba, part.length // size, part, write=write, fua=fua))
+        for part in (piece for run in runs for piece in _split(run, self._max_bytes // size * size)):
+            commands.append(self._one(lba, part, write=write, fua=fua))
             lba += part.length // size
         # Each part ends before an error is raised: none of them may go on with the caller's memory.
         outcomes = await asyncio.gather(*commands, return_exceptions=True)
@@ -154,20 +173,27 @@ class Lun:
             if outcome is not None:
                 raise outcome
 
-    async def _one(self, lba: int, blocks: int, sg: SgList, *, write: bool, fua: bool) -> None:
+    async def _one(self, lba: int, sg: SgList, *, write: bool, fua: bool) -> None:
+        result = await self._command(lba, sg, write=write, fua=fua)
+        if result is not GOOD:
+            await self._check(result, lba, sg, write=write, fua=fua)
+
+    async def _command(self, lba: int, sg: SgList, *, write: bool, fua: bool) -> ScsiResult:
+        blocks = sg.length // self._block_size
         if write:
-            cdb = cdbs.write_blocks(lba, blocks, fua=fua)
-            result = await self._session.execute(self._field, cdb, None, sg)
-        else:
-            cdb = cdbs.read_blocks(lba, blocks)
-            result = await self._session.execute(self._field, cdb, sg)
+            return await self._session.execute(self._field, cdbs.write_blocks(lba, blocks, fua=fua), None, sg)
+        return await self._session.execute(self._field, cdbs.read_blocks(lba, blocks), sg)
+
+    async def _check(self, result: ScsiResult, lba: int, sg: SgList, *, write: bool, fua: bool) -> None:
+        """Raise what a result says, but send a command that met a unit attention once more."""
+        what = f"{'write' if write else 'read'} of {sg.length // self._block_size} blocks at LBA {lba}"
         retries = MEDIA_RETRIES
         while result.status or result.residual:
-            error = self._error(result, f"{'write' if write else 'read'} of {blocks} blocks at LBA {lba}")
+            error = self._error(result, what)
             if not (_is_attention(error) and retries):
                 raise error
             retries -= 1
-            result = await self._session.execute(self._field, cdb, *((None, sg) if write else (sg, None)))
+            result = await self._command(lba, sg, write=write, fua=fua)
 
     def _error(self, result: ScsiResult, what: str) -> CommandError:
         if result.status:

@@ -11,7 +11,7 @@ from iser.errors import ResourceError
 from iser.pdu import Pdu
 from iser.sg import SgList
 
-__all__ = ["MAX_TAGS", "Request", "ScsiResult", "TagPool", "Task", "code_name"]
+__all__ = ["GOOD", "MAX_TAGS", "Request", "ScsiResult", "TagPool", "Task", "code_name"]
 
 MAX_TAGS: Final = 0xFFE  # tags in use at once; the index 0xFFF is never used, so that no tag is ffffffff
 _GENERATION: Final = 0x1000
@@ -28,6 +28,9 @@ class ScsiResult(NamedTuple):
     sense: bytes = b""
     residual: int = 0
     overflow: bool = False
+
+
+GOOD: Final = ScsiResult()  # the very object of every command that succeeded and moved what it was to move
 
 
 class Task:

@@ -179,8 +179,9 @@ def transfer(opcode: Opcode, lba: int, blocks: int, flags: int = 0) -> bytes:
 
 
 def _shortest(ten: Opcode, sixteen: Opcode, lba: int, blocks: int, flags: int) -> bytes:
-    fits = 0 <= lba <= 0xFFFFFFFF and 0 <= blocks <= 0xFFFF
-    return transfer(ten if fits else sixteen, lba, blocks, flags)
+    if 0 <= lba <= 0xFFFFFFFF and 0 <= blocks <= 0xFFFF:
+        return _TRANSFER_10.pack(ten, flags, lba, blocks)
+    return transfer(sixteen, lba, blocks, flags)
 
 
 def read_blocks(lba: int, blocks: int, *, fua: bool = False) -> bytes:

@@ -87,6 +87,7 @@ class Planner:
         self._no_bounce = no_bounce
         self._long_lived_keys = long_lived_keys
         self.counters: RegistrationCounters = resources.counters
+        self.splits = False  # whether a transfer may become several commands
         self.strategy = strategy
 
     @property
@@ -103,6 +104,7 @@ class Planner:
             )
         self._strategy = name
         self._chosen = self._strategies.get(name)
+        self.splits = name == Split.name
 
     @property
     def in_use(self) -> int:
@@ -128,7 +130,7 @@ class Planner:
 
     def parts(self, sg: SgList, sector: int) -> list[SgList]:
         """The lists to send a command for each: several only under ``split``, each a multiple of ``sector`` bytes."""
-        return runs(sg, sector) if self._strategy == Split.name else [sg]
+        return runs(sg, sector) if self.splits else [sg]
 
     def count_immediate(self) -> None:
         """Note a write that travelled with its command."""
