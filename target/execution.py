@@ -35,9 +35,7 @@ from target.scsi import (
 from target.staging import StagingPool
 from target.task import Task
 
-__all__ = ["MAX_PARAMETER_LIST", "Execution", "Finish"]
-
-MAX_PARAMETER_LIST: Final = 16 << 20  # bytes of data-out that a command other than a media write may bring
+__all__ = ["Execution", "Finish"]
 
 log = logging.getLogger("iser.target")
 
@@ -318,8 +316,6 @@ class Execution:
 
     def _parameters(self, task: Task, plan: Async, immediate: memoryview | bytes | bytearray) -> None:
         length = min(plan.data_out_length, task.bhs.edtl) if task.bhs.flags & COMMAND_WRITE else 0
-        if length > MAX_PARAMETER_LIST:
-            raise PduError(f"the initiator sent {length} bytes of parameters; at most {MAX_PARAMETER_LIST}", _FIELD)
         task.wanted = length
         if not length:
             self._spawn(task, self._run(task, plan))

@@ -144,7 +144,7 @@ def _block_limits(lu: LogicalUnit, _port: int) -> bytes:
     unmap = (MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS, granularity, _UGAVALID) if lu.thin else (0, 0, 0, 0)
     atomic = (0, 0, 0)
     if lu.backend.capabilities & BackendCap.ATOMIC:
-        atomic = (min(lu.max_parameter_blocks, 0xFFFF), physical, physical)
+        atomic = (lu.max_atomic_blocks, physical, physical)
     head = bytes((_WSNZ if lu.thin else 0, MAX_COMPARE))
     return head + transfers + struct.pack(">IIIIQ3I8x", *unmap, MAX_WRITE_SAME, *atomic)
 

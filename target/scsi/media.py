@@ -52,6 +52,7 @@ Handler = Callable[[LogicalUnit, ScsiTask], Plan]
 CONTROL_BYTE: Final = bytes((5, 9, 9, 15, 15, 11, 5, 5)[opcode >> 5] for opcode in range(256))
 #: The byte where the transfer length starts, by the group code of the CDB.
 _LENGTH_FIELD = (4, 7, 7, 0, 10, 6)
+_OTHER_LENGTH_FIELD: Final[dict[int, int]] = {Opcode.WRITE_ATOMIC_16: 12, Opcode.COMPARE_AND_WRITE: 13}
 _BYTCHK_MASK = 0x06
 
 
@@ -113,7 +114,8 @@ def refuse(
 
 def transfer_length_field(task: ScsiTask) -> int:
     """The byte of the CDB where the transfer length starts."""
-    return _LENGTH_FIELD[task.cdb[0] >> 5]
+    opcode = task.cdb[0]
+    return _OTHER_LENGTH_FIELD.get(opcode, _LENGTH_FIELD[opcode >> 5])
 
 
 def pre_fetch(lu: LogicalUnit, task: ScsiTask) -> Plan:
@@ -154,7 +156,7 @@ def verify(lu: LogicalUnit, task: ScsiTask) -> Plan:
     bytchk = fields.flags & _BYTCHK_MASK
     if bytchk not in (0, BYTCHK_DATA, BYTCHK_BLOCK):
         return lu.check(INVALID_FIELD_IN_CDB, field=1)
-    refused = refuse(lu, task, fields, most=lu.max_parameter_blocks if bytchk == BYTCHK_DATA else None)
+    refused = refuse(lu, task, fields)
     if refused or not fields.blocks:
         return refused or GOOD
     sent = {0: 0, BYTCHK_DATA: fields.blocks, BYTCHK_BLOCK: 1}[bytchk]

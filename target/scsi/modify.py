@@ -60,7 +60,7 @@ def write_and_verify(lu: LogicalUnit, task: ScsiTask) -> Plan:
     bytchk = fields.flags & _BYTCHK_MASK
     if bytchk not in (0, BYTCHK_DATA):
         return lu.check(INVALID_FIELD_IN_CDB, field=1)
-    refused = refuse(lu, task, fields, write=True, most=lu.max_parameter_blocks)
+    refused = refuse(lu, task, fields, write=True)
     if refused or not fields.blocks:
         return refused or GOOD
     run = partial(_write_and_verify, lu, task, fields.lba << lu.shift, compare=bool(bytchk))
@@ -94,7 +94,7 @@ def write_atomic(lu: LogicalUnit, task: ScsiTask) -> Plan:
     if not lu.backend.capabilities & BackendCap.ATOMIC:
         return lu.check(INVALID_OPCODE, field=0)
     fields = _fields(task)
-    refused = refuse(lu, task, fields, write=True, most=lu.max_parameter_blocks)
+    refused = refuse(lu, task, fields, write=True, most=lu.max_atomic_blocks)
     if refused or not fields.blocks:
         return refused or GOOD
     if any(task.cdb[10:12]):
@@ -130,7 +130,7 @@ async def _update(lu: LogicalUnit, fields: Transfer, change: Callable[[bytearray
 def orwrite(lu: LogicalUnit, task: ScsiTask) -> Plan:
     """ORWRITE(16): the bits that are sent are set (SBC-3 5.6)."""
     fields = _fields(task)
-    refused = refuse(lu, task, fields, write=True, most=lu.max_parameter_blocks)
+    refused = refuse(lu, task, fields, write=True)
     if refused or not fields.blocks:
         return refused or GOOD
     return _whole(lu, task, fields.blocks << lu.shift, partial(_orwrite, lu, task, fields))

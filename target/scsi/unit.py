@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BLOCK_SIZES",
     "DEFAULT_MAX_TRANSFER",
-    "MAX_PARAMETERS",
+    "MAX_ATOMIC",
     "Identity",
     "LogicalUnit",
     "UnitOptions",
@@ -44,8 +44,8 @@ __all__ = [
 BLOCK_SIZES: Final = (512, 4096)
 #: Most bytes that one command may move, unless configured; reported in the Block Limits page.
 DEFAULT_MAX_TRANSFER: Final = 8 << 20
-#: Most bytes of data-out that a command may bring which is no plain write.
-MAX_PARAMETERS: Final = 16 << 20
+#: Most bytes of one WRITE ATOMIC, which are in memory twice for a moment; reported in the Block Limits page.
+MAX_ATOMIC: Final = 16 << 20
 
 _NAA_LOCAL = 0x3 << 60
 
@@ -183,9 +183,9 @@ class LogicalUnit:
         return self.options.thin
 
     @property
-    def max_parameter_blocks(self) -> int:
-        """The most blocks of a command whose data is looked at before it is written."""
-        return min(self.max_blocks, MAX_PARAMETERS >> self.shift)
+    def max_atomic_blocks(self) -> int:
+        """The most blocks of one WRITE ATOMIC."""
+        return min(self.max_blocks, MAX_ATOMIC >> self.shift, 0xFFFF)
 
     @property
     def protection(self) -> SenseCode | None:
@@ -244,9 +244,14 @@ class LogicalUnit:
 
         Raises BackendError or UsageError.
         """
-        await self.backend.resize(size)
-        if self.blocks != self.backend.blocks:
+        before = self.blocks
+        if size and size > 0 and not size % self.block_size:
+            self.blocks = min(before, size >> self.shift)  # no command begins on what is being cut off
+        try:
+            await self.backend.resize(size)
+        finally:
             self.blocks = self.backend.blocks
+        if self.blocks != before:
             self.attention(CAPACITY_CHANGED)
 
     async def close(self) -> None:

@@ -17,7 +17,6 @@ from target.backends.file import FileBackend
 from target.backends.memory import MemoryBackend
 from target.scsi import Async, Done, Nexus, ReadMedia, ReservationStore, ScsiTask, WriteMedia
 from target.scsi.commands import COMMANDS, DEVICE_COMMANDS, Command
-from target.scsi.unit import MAX_PARAMETERS
 from tests.target.scsi.bench import Bench, unit
 
 SIZE = 64 << 10
@@ -58,7 +57,7 @@ async def carry_out(bench: Bench, task: ScsiTask, data: bytes) -> None:
     """As a session does: no more data than the plan asks for, and no less if the initiator has it."""
     plan = bench.device.start(task)
     if isinstance(plan, Async):
-        assert 0 <= plan.data_out_length <= MAX_PARAMETERS
+        assert 0 <= plan.data_out_length <= max(bench.device.luns[0].options.max_transfer, 65535)
         task.data_out = memoryview(bytearray(data[: plan.data_out_length]))
         answered(await asyncio.wait_for(plan.run(), 5), task)
     elif isinstance(plan, ReadMedia | WriteMedia):

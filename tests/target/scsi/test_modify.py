@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from target.backends.base import Backend
 from target.backends.fault import Action, Fault, FaultFilter, Operation
 from target.backends.file import FileBackend
 from target.backends.memory import MemoryBackend
-from target.scsi import GOOD, LogicalUnit
+from target.scsi import GOOD, Async, LogicalUnit, ScsiTask
 from target.scsi.modify import MAX_WRITE_SAME
 from tests.target.scsi.bench import SIZE, Bench, codes_of, unit
 
@@ -209,3 +210,22 @@ def test_write_same_has_a_limit() -> None:
     assert bench.codes(cdb.transfer(Opcode.WRITE_SAME_16, 0, MAX_WRITE_SAME + 1)) == (5, 0x24, 0)
     assert bench.codes(cdb.transfer(Opcode.WRITE_SAME_16, 0, 0)) == (5, 0x24, 0)  # all of it is more than that
     assert bench.codes(cdb.transfer(Opcode.WRITE_SAME_16, 0, MAX_WRITE_SAME)) == (5, 0x0E, 3)  # the data is missing
+
+
+def test_what_block_limits_allow_is_taken() -> None:
+    """MAXIMUM TRANSFER LENGTH is of these commands, too (SBC-3 6.6.4); WRITE ATOMIC has a maximum of its own."""
+    most = 32 << 20 >> 9
+    bench = Bench(unit(MemoryBackend(64 << 20), max_transfer=32 << 20))
+    for command in (
+        cdb.verify(0, most, bytchk=cdb.BYTCHK_DATA),
+        cdb.transfer(Opcode.WRITE_AND_VERIFY_16, 0, most),
+        cdb.transfer(Opcode.WRITE_AND_VERIFY_10, 0, 65535),
+    ):
+        plan = bench.start(command)
+        assert isinstance(plan, Async)
+        assert plan.data_out_length in (most << 9, 65535 << 9)
+    task = ScsiTask(0, cdb.transfer(Opcode.ORWRITE_16, 0, most).ljust(16, b"\0"), 1, 1, most << 9, bench.nexus)
+    assert isinstance(bench.device.start(task), Async)
+    atomic = struct.pack(">BBQHHxx", Opcode.WRITE_ATOMIC_16, 0, 0, 0, 32769)
+    assert bench.sense(atomic).field == 12
+    assert struct.unpack_from(">I", bench.data(cdb.inquiry(64, 0xB0)), 44) == (32768,)
