@@ -71,7 +71,8 @@ async def open_sockets(
             opened.append(bind(family, address, size))
         except OSError as error:
             raise ConnectionFailed(f"cannot listen on {display((host, port))}: {error.strerror or error}") from error
-        opened += [_bind_own(name, family, address, size, ports) for _ in range(workers)]
+        for _ in range(workers):
+            opened.append(_bind_own(name, family, address, size, ports))  # noqa: PERF401 - so that a failure closes all
     except BaseException:
         for sock in opened:
             sock.close()

@@ -1,0 +1,63 @@
+"""Tests of target.workers.metrics."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from prometheus_client.exposition import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import CollectorRegistry
+
+from target.metrics import MetricsServer
+from target.workers import metrics_of
+from tests.target.peer import until
+from tests.target.test_metrics import ask
+from tests.target.workers.site import ONE, TWO, check_data, place, supervised
+
+
+async def test_all_workers_are_at_one_endpoint_with_their_numbers() -> None:
+    async with supervised() as supervisor:
+        for name in (ONE, TWO):
+            await check_data(place(supervisor, "tcp", 1), name)
+        metrics = await MetricsServer.open(metrics_of(supervisor), "127.0.0.1", 0)
+        _, text = await ask(metrics)
+        families = {family.name: family for family in text_string_to_metric_families(text)}
+
+        def values(family: str, **labels: str) -> dict[str, float]:
+            return {
+                sample.labels["worker"]: sample.value
+                for sample in families[family].samples
+                if labels.items() <= sample.labels.items() and not sample.name.endswith(("_bucket", "_sum", "_created"))
+            }
+
+        assert values("iser_worker_up") == {"1": 1, "2": 1}
+        assert values("iser_target_logins") == {"1": 1, "2": 1}
+        assert values("iser_target_logins_redirected") == {"1": 1, "2": 0}
+        assert values("iser_lun_bytes", target=TWO, direction="write") == {"2": 8192}
+        assert values("iser_lun_latency_seconds", target=ONE)["1"] >= 2
+        assert text.count("# TYPE iser_target_sessions gauge") == 1
+        worker = supervisor.slots[1].worker
+        assert worker
+        os.kill(worker.pid, signal.SIGKILL)
+        await until(lambda: supervisor.slots[1].worker is None)
+        _, text = await ask(metrics)
+        families = {family.name: family for family in text_string_to_metric_families(text)}
+        assert values("iser_worker_up") == {"1": 1, "2": 0}
+        assert values("iser_target_sessions") == {"1": 0}
+        await metrics.close()
+
+
+async def test_the_text_is_what_one_process_would_say_but_for_the_label() -> None:
+    async with supervised() as supervisor:
+        found = await metrics_of(supervisor).gather()
+        registry = CollectorRegistry()
+
+        class Static:
+            def collect(self) -> object:
+                return found
+
+        registry.register(Static())  # type: ignore[arg-type]  # all that it needs is collect()
+        text = generate_latest(registry).decode()
+        assert text.count("# HELP iser_target_logins_total Sessions that began.") == 1
+        assert 'iser_target_logins_total{worker="2"} 0.0' in text
