@@ -28,13 +28,7 @@ Piece = bytes | bytearray | memoryview
 
 
 class Machine(Protocol):
-    """What a stream asks of its machine.
-
-    ``wanted`` is how many bytes the last :meth:`get_buffers` had room for, ``unsent`` how many bytes of what
-    :meth:`outgoing` gave out the socket has not taken.
-    """
-
-    wanted: int
+    """What a stream asks of its machine.  ``unsent`` is how many bytes that are given out the socket has not taken."""
 
     def get_buffers(self) -> list[memoryview]:
         """Where the next bytes go."""
@@ -45,8 +39,8 @@ class Machine(Protocol):
     def outgoing(self) -> Sequence[Piece]:
         """What to send next, at most IOV_MAX pieces; the same again until it is :meth:`sent`."""
 
-    def sent(self, count: int) -> None:
-        """The socket took so many bytes of it."""
+    def sent(self, count: int) -> int:
+        """The socket took so many bytes of it; returns how many it has not taken."""
 
     @property
     def unsent(self) -> int: ...
@@ -76,6 +70,9 @@ class _Phase(Enum):
     OPEN = "open"
     CLOSING = "closing"
     CLOSED = "closed"
+
+
+_OPEN, _CLOSING, _CLOSED = _Phase  # looked up at each wake-up
 
 
 class Stream:
@@ -117,7 +114,7 @@ class Stream:
         self._on_end = on_end
         self._times = times or StreamTimes()
         self._loop = asyncio.get_running_loop()
-        self._phase = _Phase.OPEN
+        self._phase = _OPEN
         self._reason: IserError | None = None
         self._busy = False  # reading: what is queued goes out at its end
         self._scheduled = False
@@ -142,8 +139,8 @@ class Stream:
 
     def finish(self, reason: IserError | None = None) -> None:
         """End the connection once what is queued has gone out.  Nothing more is read; ``on_end`` gets ``reason``."""
-        if self._phase is _Phase.OPEN:
-            self._phase = _Phase.CLOSING
+        if self._phase is _OPEN:
+            self._phase = _CLOSING
             self._reason = reason
             self._resume()
             # A peer that neither reads nor closes must not hold us for longer than a stalled one.
@@ -154,7 +151,7 @@ class Stream:
 
     def abort(self, reason: IserError | None) -> None:
         """End the connection at once."""
-        if self._phase is _Phase.OPEN:
+        if self._phase is _OPEN:
             self._reason = reason
         self._close()
 
@@ -168,11 +165,11 @@ class Stream:
 
     # The event loop
 
-    def _on_readable(self) -> None:
+    def _on_readable(self) -> None:  # noqa: PLR0912 - once per wake-up; a call per step would be felt
         sock, machine = self._sock, self._machine
         if sock is None:
             return
-        if self._phase is _Phase.CLOSING:
+        if self._phase is _CLOSING:
             self._drain(sock)
             return
         ended = False
@@ -181,13 +178,18 @@ class Stream:
         try:
             while True:
                 buffers = machine.get_buffers()
-                count = sock.recv_into(buffers[0]) if len(buffers) == 1 else sock.recvmsg_into(buffers)[0]
+                if len(buffers) == 1:
+                    room = len(buffers[0])
+                    count = sock.recv_into(buffers[0])
+                else:
+                    room = sum(map(len, buffers))
+                    count = sock.recvmsg_into(buffers)[0]
                 if not count:
                     ended = True
                     break
                 machine.received(count)
                 budget -= count
-                if count < machine.wanted or budget <= 0 or self._phase is not _Phase.OPEN:
+                if count < room or budget <= 0 or self._phase is not _OPEN:
                     break
         except (BlockingIOError, InterruptedError):
             pass
@@ -196,9 +198,9 @@ class Stream:
             return
         finally:
             self._busy = False
-        if self._phase is _Phase.CLOSED:
+        if self._phase is _CLOSED:
             return
-        if machine.pending and not self._writer:
+        if not self._writer:
             self._flush()
         if self._writer and machine.congested:
             self._pause()
@@ -224,20 +226,21 @@ class Stream:
             except OSError as error:
                 self._lost(error)
                 return
-            machine.sent(count)
+            unsent = machine.sent(count)
             if self._sock is None:
                 return
-            if machine.unsent:
+            if unsent:
                 self._wait_writable(count)
                 return
-        if machine.pending:
-            self._wait_writable(1)
-            return
+        else:
+            if machine.pending:
+                self._wait_writable(1)
+                return
         if self._writer:
             self._writer = False
             self._loop.remove_writer(sock.fileno())
             _cancel(self._stall)
-        if self._phase is _Phase.CLOSING:
+        if self._phase is _CLOSING:
             self._send_fin(sock)
 
     def _wait_writable(self, count: int) -> None:
@@ -280,7 +283,7 @@ class Stream:
         self.abort(ConnectionLost(f"the connection to {self.name} broke: {error.strerror or error}"))
 
     def _on_eof(self) -> None:
-        if self._phase is not _Phase.OPEN:
+        if self._phase is not _OPEN:
             return
         machine = self._machine
         if machine.mid_message or machine.unsent:
@@ -315,7 +318,7 @@ class Stream:
         sock, self._sock = self._sock, None
         if sock is None:
             return
-        self._phase = _Phase.CLOSED
+        self._phase = _CLOSED
         _cancel(self._stall)
         _cancel(self._linger)
         self._loop.remove_reader(sock.fileno())

@@ -19,7 +19,6 @@ class Echo:
     """Sends back what it gets.  A message is 4 bytes long."""
 
     def __init__(self, *, repeat: int = 1, limit: int = 1 << 20) -> None:
-        self.wanted = 0
         self.ends: list[IserError | None] = []
         self.taken = 0
         self._buffer = memoryview(bytearray(1 << 16))
@@ -29,7 +28,6 @@ class Echo:
         self._lent = 0
 
     def get_buffers(self) -> list[memoryview]:
-        self.wanted = len(self._buffer)
         return [self._buffer[:10], self._buffer[10:]]
 
     def received(self, count: int) -> None:
@@ -40,9 +38,10 @@ class Echo:
         self._lent = len(self._out)
         return [bytes(self._out)] if self._out else []
 
-    def sent(self, count: int) -> None:
+    def sent(self, count: int) -> int:
         del self._out[:count]
         self._lent -= count
+        return self._lent
 
     @property
     def unsent(self) -> int:

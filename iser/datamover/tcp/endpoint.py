@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from iser.datamover.api import Datamover, DatamoverState, DatamoverUser
 from iser.datamover.tcp.rx import Receiver
-from iser.datamover.tcp.tx import MAX_BACKLOG, Piece, Transmitter
+from iser.datamover.tcp.tx import MAX_BACKLOG, Transmitter
 from iser.errors import IserError, LocalProtocolError, PduError, RemoteProtocolError
 from iser.login import LOGIN_DATA_LENGTH, NegotiatedParameters
 from iser.net import Stream, StreamTimes
@@ -32,11 +32,13 @@ class TcpEndpoint(Datamover):
     def __init__(self, user: DatamoverUser, data_opcode: int) -> None:
         self.state = DatamoverState.LOGIN
         self.name = "?"
-        self.wanted = 0
         self._user = user
         self._params = NegotiatedParameters()
         self._rx = Receiver(self, data_opcode, LOGIN_DATA_LENGTH)
         self._tx = Transmitter()
+        # The stream's machine is these two: a method between would be called at each wake-up.
+        self.get_buffers = self._rx.get_buffers
+        self.outgoing = self._tx.outgoing
         self._ending = False
         self._stream: Stream
 
@@ -115,12 +117,6 @@ class TcpEndpoint(Datamover):
 
     # The stream's machine
 
-    def get_buffers(self) -> list[memoryview]:
-        """See :class:`iser.net.Machine`."""
-        buffers = self._rx.get_buffers()
-        self.wanted = self._rx.wanted
-        return buffers
-
     def received(self, count: int) -> None:
         """See :class:`iser.net.Machine`."""
         try:
@@ -132,14 +128,12 @@ class TcpEndpoint(Datamover):
             log.exception("%s: internal error on a received PDU", self.name)
             self.abort(LocalProtocolError(f"internal error: {error!r}"))
 
-    def outgoing(self) -> Sequence[Piece]:
+    def sent(self, count: int) -> int:
         """See :class:`iser.net.Machine`."""
-        return self._tx.outgoing()
-
-    def sent(self, count: int) -> None:
-        """See :class:`iser.net.Machine`."""
-        for notify in self._tx.sent(count):
+        tx = self._tx
+        for notify in tx.sent(count):
             self._moved(*notify)
+        return tx.unsent
 
     @property
     def unsent(self) -> int:

@@ -70,7 +70,6 @@ class Receiver:
         "max_data",
         "quick",
         "stopped",
-        "wanted",
     )
 
     def __init__(self, owner: Upcalls, data_opcode: int, max_data: int) -> None:
@@ -81,7 +80,6 @@ class Receiver:
         self.data_digest = False
         self.quick: QuickStart | None = None  # asked first for SCSI Commands
         self.stopped = False
-        self.wanted = 0
         # Anonymous memory: an idle connection has only those pages that it ever used.
         self._buf = memoryview(mmap.mmap(-1, STAGING_SIZE))
         self._first = [self._buf[:RECV_SIZE]]
@@ -103,26 +101,20 @@ class Receiver:
     def get_buffers(self) -> list[memoryview]:
         """Where the next bytes go."""
         if self.stopped:
-            self.wanted = len(_SCRATCH)
             return [_SCRATCH]
         if self._left:
             dst = self._dst
             if len(dst) > STEER_PIECES:
-                dst = dst[:STEER_PIECES]
-                self.wanted = sum(map(len, dst))
-                return list(dst)
-            self.wanted = self._left + _TAIL
+                return dst[:STEER_PIECES]
             return [*dst, self._buf[:_TAIL]]
         pos, end = self._pos, self._end
         if pos == end:
             self._pos = self._end = 0
-            self.wanted = RECV_SIZE
             return self._first
         if end + RECV_SIZE > STAGING_SIZE:
             self._buf[: end - pos] = self._buf[pos:end]
             self._pos, self._end = 0, end - pos
             end -= pos
-        self.wanted = RECV_SIZE
         return [self._buf[end : end + RECV_SIZE]]
 
     def received(self, count: int) -> None:

@@ -65,9 +65,10 @@ class Owner:
         rest, plan = memoryview(wire), list(sizes)
         while rest and not self.rx.stopped:
             buffers = self.rx.get_buffers()
-            assert sum(map(len, buffers)) == self.rx.wanted > 0
+            room = sum(map(len, buffers))
+            assert room > 0
             assert len(buffers) <= STEER_PIECES + 1
-            count = min(len(rest), self.rx.wanted, plan.pop(0) if plan else 1 << 30)
+            count = min(len(rest), room, plan.pop(0) if plan else 1 << 30)
             left = count
             for buffer in buffers:
                 part = min(len(buffer), left)
