@@ -185,17 +185,7 @@ class Core:
 
     def feed(self, data: bytes | memoryview) -> None:
         """Receive ``data`` as if read from a socket; for peers without one."""
-        view = memoryview(data)
-        while view:
-            took = 0
-            for buffer in self.rx.get_buffers():
-                part = min(len(buffer), len(view))
-                buffer[:part] = view[:part]
-                view = view[part:]
-                took += part
-                if not view:
-                    break
-            self.rx.received(took)
+        self.rx.feed(memoryview(data))
 
     def outgoing(self) -> list[bytes | bytearray | memoryview]:
         """See :meth:`Transmitter.outgoing`."""

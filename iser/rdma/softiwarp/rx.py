@@ -8,6 +8,7 @@ is received in place: that is checked before anything completes (RFC 5041 sectio
 
 from __future__ import annotations
 
+import mmap
 from collections import deque
 from typing import Final, Protocol
 
@@ -16,6 +17,7 @@ from crc32c import crc32c
 from iser.errors import TerminateError
 from iser.rdma.api import ProtectionDomain, WcOpcode, WcStatus, WorkCompletion
 from iser.rdma.softiwarp.memory import REMOTE_READ, REMOTE_WRITE, KeyTable, SoftMemoryRegion
+from iser.rdma.softiwarp.run import RUN_PIECES, Run
 from iser.rdma.softiwarp.tx import PendingRead, ReadResponse
 from iser.rdma.softiwarp.wire import (
     CTRL_LAST,
@@ -49,7 +51,7 @@ __all__ = ["RECV_SIZE", "STAGING_SIZE", "STEER_MIN", "Receiver", "Upcalls"]
 STAGING_SIZE: Final = 256 << 10
 RECV_SIZE: Final = 64 << 10  # bytes asked for at once when nothing is received in place
 STEER_MIN: Final = 16 << 10  # missing payload from which receiving in place pays
-STEER_PIECES: Final = 512  # views handed out at once for one payload
+_DOUBT: Final = 256  # payloads received in place one by one after the peer cut a message otherwise than foreseen
 _LARGE_FOR: Final = 4  # small FPDUs after a large one until much is staged at once again
 _TAIL_LAST: Final = 1 << 10  # staging after the last segment: CRC field and the Sends that are likely to follow
 
@@ -57,7 +59,8 @@ _TO_SPACE: Final = 1 << 64
 _ULPDU: Final = 2  # the length field
 _TAGGED_DATA: Final = _ULPDU + TAGGED_HEADER
 _UNTAGGED_DATA: Final = _ULPDU + UNTAGGED_HEADER
-_MIN_FPDU: Final = _TAGGED_DATA + 4
+_MIN_TRAILER: Final = 4  # the CRC field, and no padding
+_MIN_FPDU: Final = _TAGGED_DATA + _MIN_TRAILER
 _SENDS: Final = frozenset((OP_SEND, OP_SEND_INV, OP_SEND_SE, OP_SEND_SE_INV))
 _INVALIDATES: Final = frozenset((OP_SEND_INV, OP_SEND_SE_INV))
 _DDP_VERSION: Final = 0x0300
@@ -95,13 +98,11 @@ class Receiver:
         "_buf",
         "_core",
         "_crc_pieces",
-        "_dst",
+        "_doubt",
         "_end",
         "_first",
-        "_header",
         "_keys",
         "_large",
-        "_left",
         "_message_op",
         "_msn",
         "_msn_read",
@@ -110,7 +111,7 @@ class Receiver:
         "_recv_got",
         "_region",
         "_regions",
-        "_trailer",
+        "_run",
         "_view",
         "completions",
         "crc",
@@ -134,7 +135,7 @@ class Receiver:
         self.completions: list[WorkCompletion] = []
         self.receives: deque[tuple[object, memoryview]] = deque()
         self.reads: deque[PendingRead] = deque()  # on the wire, oldest first
-        self._buf = bytearray()
+        self._buf: bytearray | mmap.mmap = bytearray()
         self._view = memoryview(self._buf)
         self._first = self._view
         self._pos = self._end = 0  # the staged bytes not yet parsed
@@ -147,32 +148,31 @@ class Receiver:
         self._recv_got = 0
         self._message_op = 0
         # The tagged payload being received in place.
-        self._left = 0
-        self._trailer = 0
-        self._dst: list[memoryview] = []
+        self._run: Run | None = None
+        self._doubt = 0
         self._crc_pieces: list[memoryview] = []
-        self._header = b""
         self._region: SoftMemoryRegion | None = None
 
     def start(self, crc: bool) -> None:
         """Begin; the staging buffer is allocated only now."""
         self.crc = crc
-        self._buf = bytearray(STAGING_SIZE)
+        # Of an idle connection the kernel keeps no page of it, where a bytearray is filled with zeros at once.
+        self._buf = mmap.mmap(-1, STAGING_SIZE)
         self._view = memoryview(self._buf)
         self._first = self._view[:RECV_SIZE]
 
     def release(self) -> None:
         """Let go of the memory; nothing is received any more."""
         self.stopped = True
-        self._left = 0
-        self._dst, self._crc_pieces, self._region = [], [], None
+        self._run = self._region = None
+        self._crc_pieces = []
         self._buf = bytearray()
         self._view = self._first = memoryview(self._buf)
 
     @property
     def mid_fpdu(self) -> bool:
         """Would the stream end inside an FPDU now?"""
-        return bool(self._end - self._pos or self._left or self._trailer)
+        return self._end > self._pos or self._run is not None
 
     @property
     def remote_operations(self) -> int:
@@ -181,11 +181,12 @@ class Receiver:
 
     def get_buffers(self) -> list[memoryview]:
         """Where the next bytes go, in this order.  Report them with :meth:`received` before asking again."""
-        if self._left and not self.stopped:
+        run = self._run
+        if run is not None and run.left and not self.stopped:
             region = self._region
-            if region is None or (region.valid and region.rkey == TAGGED.unpack_from(self._header)[2]):
-                return self._steered()
-            self._fail(_invalidated(region.rkey), self._header)
+            if region is None or (region.valid and region.rkey == TAGGED.unpack_from(run.header)[2]):
+                return self._steered(run)
+            self._fail(_invalidated(region.rkey), run.header)
         if self._pos == self._end or self.stopped:
             self._pos = self._end = 0
             if self._large:
@@ -216,59 +217,74 @@ class Receiver:
             return 0
         return size - have + (_TAIL_LAST if control & CTRL_LAST else _MIN_FPDU)
 
-    def _steered(self) -> list[memoryview]:
-        dst = self._dst
-        if len(dst) > STEER_PIECES:
-            pieces = dst[:STEER_PIECES]
+    def _steered(self, run: Run) -> list[memoryview]:
+        pieces = run.buffers()
+        if len(pieces) > RUN_PIECES:
+            del pieces[RUN_PIECES:]
             self.wanted = sum(map(len, pieces))
             return pieces
-        last = TAGGED.unpack_from(self._header)[1] & CTRL_LAST
         # As much of the next segment as _parse looks at, so that its payload is received in place again.
-        tail = _TAIL_LAST if last else self._trailer + _MIN_FPDU
-        self.wanted = self._left + tail
-        return [*dst, self._view[:tail]]
+        tail = _TAIL_LAST if run.last else run.trailer + _MIN_FPDU
+        self.wanted = run.left + tail
+        pieces.append(self._view[:tail])
+        return pieces
 
     def received(self, count: int) -> None:
         """``count`` bytes were put where :meth:`get_buffers` said: parse all that is complete."""
         if self.stopped:
             return
-        if self._left:
-            count = self._fill(count)
-            self._pos, self._end = 0, count
-            if self._left:
-                return
-        else:
+        run = self._run
+        if run is None or not run.left:
             self._end += count
-        if self._trailer and not self._finish_steered():
-            return
-        self._parse()
+        else:
+            self._pos, self._end = 0, run.took(count)
+            if run.done:
+                self._passed(run)
+            if run.strays is not None:
+                self._unforeseen(run.strays)
+                return
+            if run.left:
+                return
+        if run is None or self._finish_steered(run):
+            self._parse()
 
-    def _fill(self, count: int) -> int:
-        """Account for bytes received in place; returns how many came after the payload."""
-        placed = min(count, self._left)
-        self._left -= placed
-        count -= placed
-        if not self._left:
-            self._dst = []
-            return count
-        dst = self._dst
-        full = 0
-        for piece in dst:
-            if placed < len(piece):
-                break
-            placed -= len(piece)
-            full += 1
-        del dst[:full]
-        if placed:
-            dst[0] = dst[0][placed:]
-        return count
+    def feed(self, data: memoryview) -> None:
+        """Receive ``data`` as if read from a socket."""
+        while data:
+            took = 0
+            for buffer in self.get_buffers():
+                part = min(len(buffer), len(data))
+                buffer[:part] = data[:part]
+                data = data[part:]
+                took += part
+                if not data:
+                    break
+            self.received(took)
 
-    def _finish_steered(self) -> bool:
+    def _passed(self, run: Run) -> None:
+        """Segments before the run's current one are complete."""
+        if self._region is None:
+            self.reads[0].got += run.done
+        run.done = 0
+        if not self.has_heard:
+            self._first_heard()
+
+    def _unforeseen(self, strays: bytes) -> None:
+        """The peer goes on with something else than the run had it: parse that, and foresee less for a while."""
+        run = self._run
+        assert run is not None
+        run.strays = None
+        self._doubt = _DOUBT
+        strays += self._view[: self._end]
+        self._end = 0
+        self.feed(memoryview(strays))
+
+    def _finish_steered(self, run: Run) -> bool:
         """Check and complete the payload that was received in place, once its CRC field is here."""
-        trailer = self._trailer
+        trailer = run.trailer
         if self._end < trailer:
             return False
-        header = self._header
+        header = run.header
         ulpdu, control, _, _ = TAGGED.unpack(header)
         if self.crc:
             value = crc32c(header)
@@ -279,8 +295,7 @@ class Receiver:
                 self._fail(TerminateError("an FPDU from the peer has a wrong CRC", *fault.CRC), b"")
                 return False
             self._crc_pieces = []
-        self._trailer = 0
-        self._region = None
+        self._run = self._region = None
         self._pos = trailer
         if control & CTRL_MASK == OP_READ_RESPONSE:
             try:
@@ -348,9 +363,9 @@ class Receiver:
             self._fail(error, bytes(view[pos : min(end, pos + _ULPDU + READ_REQUEST_ULPDU)]))
             return
         self._pos = pos
-        if self._left:
+        if self._run is not None:
             self._pos = self._end = 0
-        if not self.has_heard and pos > start and not self._left:
+        elif not self.has_heard and pos > start:
             self._first_heard()
 
     def _first_heard(self) -> None:
@@ -381,20 +396,25 @@ class Receiver:
         else:
             raise _unexpected(kind)
         data = pos + _TAGGED_DATA
-        self._header = bytes(self._view[pos:data])
-        self._trailer = (-(ulpdu + _ULPDU) & 3) + 4
-        self._crc_pieces = list(pieces) if self.crc else []
-        self._dst = pieces
-        self._left = length
+        trailer = (-(ulpdu + _ULPDU) & 3) + 4
+        run = self._run = Run(bytes(self._view[pos:data]), trailer, pieces, length)
         self._large = _LARGE_FOR
+        if self.crc:
+            self._crc_pieces = list(pieces)
+        elif self._doubt:
+            self._doubt -= 1
+        elif kind == OP_READ_RESPONSE and not run.last and trailer == _MIN_TRAILER:
+            run.foresee(read.slices, read.got + length, read.total - read.got - length)
         have = self._end - data
-        while have:
-            piece = pieces[0]
-            part = min(have, len(piece))
+        if not have:
+            return
+        for piece in pieces:
+            part = min(len(piece), self._end - data)
             piece[:part] = self._view[data : data + part]
             data += part
-            have -= part
-            self._fill(part)
+            if data == self._end:
+                break
+        run.took(have)
 
     def _send(self, pos: int, kind: int) -> None:
         """One segment of a Send into the posted receive that its message took."""
