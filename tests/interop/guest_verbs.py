@@ -1,7 +1,7 @@
-"""Runs in the guest: ``python -m tests.interop.guest_verbs URL``, our initiator over verbs with any target.
+"""Runs in the guest: ``python -m tests.interop.guest_verbs TASK``, our initiator over verbs with any target.
 
-Prints a line of JSON for each feature, ``[feature, verdict, note]`` with a verdict of pass, fail or "not offered": the
-interpreter starts slowly under emulation, so one process does them all.
+``TASK`` is a :class:`Task` in JSON.  Prints a line of JSON for each feature, ``[feature, verdict, note]`` with a
+verdict of pass, fail or "not offered": the interpreter starts slowly under emulation, so one process does them all.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -17,54 +19,92 @@ from initiator.establish import open_session, send_targets
 from initiator.lun import Lun
 from initiator.url import Url
 from iser.datamover import IserInitiator
-from iser.errors import ConnectionLost, IserError
+from iser.errors import ConnectionLost
 from iser.pdu import TaskManagementFunction, TaskManagementResponseCode
 from iser.rdma.api import DeviceCap
-from iser.scsi.lun import encode_lun
 from iser.sg import SgClass
 from tests.interop.lists import check_blocks, check_lists
+from tests.interop.load import DEPTH, REFUSALS, all_lost, cancel_writes, check_chap, end_reads, run_load
 from tests.interop.matrix import Feature
+from tests.interop.strategies import STRATEGY_NAMES, check_strategy
 
-__all__ = ["main"]
+__all__ = ["Guest", "Task", "main"]
 
-DEPTH: Final = 32
 SIZES: Final = (512, 4096, 64 << 10, 1 << 20, 8 << 20)
 _FEATURE_SECONDS: Final = 60.0
+_FUNCTIONS: Final = {
+    Feature.ABORT_TASK_SET: TaskManagementFunction.ABORT_TASK_SET,
+    Feature.CLEAR_TASK_SET: TaskManagementFunction.CLEAR_TASK_SET,
+    Feature.LUN_RESET: TaskManagementFunction.LOGICAL_UNIT_RESET,
+    Feature.WARM_RESET: TaskManagementFunction.TARGET_WARM_RESET,
+    Feature.COLD_RESET: TaskManagementFunction.TARGET_COLD_RESET,
+}
 
 
 class _NotOffered(Exception):  # noqa: N818 - an outcome, not an error; the guest has no pytest for the recorder's own
     """The feature does not exist here; the message says who says so."""
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """The target, and what is to know of it; see :class:`tests.interop.peers.base.TargetPeer`."""
+
+    url: str
+    guarded: str  # URL
+    slow_lun: int
+    settle_seconds: float
+    #: Bash scripts that end the target as a crash would, and start it again.
+    kill_script: str
+    start_script: str
+    spares_commands: str = ""
+    must_prove_itself: bool = False
+    cut_note: str = ""
+    #: What the target does instead of answering a function that it does not offer, by the function's feature.
+    not_offered: dict[str, str] = field(default_factory=dict)
+    #: Whether to try each strategy, which takes long when emulated.
+    strategies: bool = False
+
+
 class Guest:
-    """The features.  ``settle`` is what the target needs between a login and the first command, in seconds."""
+    """The features."""
 
-    def __init__(self, url: Url, settle: float) -> None:
-        self.url = url
-        self._settle = settle
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._url = Url.parse(task.url)
 
-    async def connect(self, **options: object) -> Lun:
+    async def connect(self, number: int | None = None, **options: object) -> Lun:
         """A LUN, ready for I/O."""
-        settings = self.url.connect_options.with_changes({"provider": "verbs", **options})
-        link = await open_session(self.url.portal, self.url.target, settings)
-        await asyncio.sleep(self._settle)
-        return await Lun.open(link, self.url.lun, settings)
+        return await self._connect(self._url, self._url.lun if number is None else number, options)
+
+    async def connect_guarded(self, **options: object) -> Lun:
+        """The LUN behind CHAP."""
+        url = Url.parse(self._task.guarded)
+        return await self._connect(url, url.lun, options)
+
+    async def _connect(self, url: Url, number: int, options: dict[str, object]) -> Lun:
+        settings = url.connect_options.with_changes({"provider": "verbs", **options})
+        link = await open_session(url.portal, url.target, settings)
+        await asyncio.sleep(self._task.settle_seconds)
+        return await Lun.open(link, number, settings)
 
     async def discovery(self) -> str:
-        settings = self.url.connect_options.with_changes({"provider": "verbs"})
-        link = await open_session(self.url.portal, "", settings)
+        settings = self._url.connect_options.with_changes({"provider": "verbs"})
+        link = await open_session(self._url.portal, "", settings)
         try:
-            await asyncio.sleep(self._settle)
+            await asyncio.sleep(self._task.settle_seconds)
             names = [record.name for record in await send_targets(link.session, 20.0)]
         finally:
             await link.session.close()
-        assert self.url.target in names
+        assert self._url.target in names
         return ""
 
     async def login(self) -> str:
         async with await self.connect() as lun:
             params = lun.session.login.params
             return f"ImmediateData={params.immediate_data}, InitialR2T={params.initial_r2t}"
+
+    async def chap(self) -> str:
+        return await check_chap(self.connect_guarded, both_only=self._task.must_prove_itself)
 
     async def capacity(self) -> str:
         async with await self.connect() as lun:
@@ -80,11 +120,24 @@ class Guest:
             assert lun.link.datamover.live_keys == 0
             return ", ".join(f"{reason}: {count}" for reason, count in counters.fallbacks.items())
 
+    async def strategies(self) -> str:
+        served: Counter[str] = Counter()
+        for strategy in STRATEGY_NAMES:
+            served += await check_strategy(self.connect, strategy, sizes=(32 << 10,), remotely=(True,))
+        return "served by " + ", ".join(f"{name} {count}" for name, count in sorted(served.items()))
+
     async def immediate_data(self) -> str:
         async with await self.connect(immediate_data=True) as lun:
             if not lun.session.login.params.immediate_data:
                 raise _NotOffered("the peer answers ImmediateData=No at login")
             await check_lists(lun, SgClass.BYTE_GAPPY, (8192,), seed=8)
+        return ""
+
+    async def unsolicited_data(self) -> str:
+        async with await self.connect() as lun:
+            if lun.session.login.params.initial_r2t:
+                raise _NotOffered("both sides say InitialR2T=Yes at login")
+            await check_blocks(lun, 64 << 10, 0, seed=9)
         return ""
 
     async def sizes(self) -> str:
@@ -113,17 +166,27 @@ class Guest:
         async with await self.connect() as lun:
             return f"answers with {len(await lun.session.nop(b'twenty bytes of ping'))} bytes of data"
 
-    async def lun_reset(self) -> str:
-        async with await self.connect() as lun:
-            load = [asyncio.ensure_future(lun.read(n * 128, 128)) for n in range(DEPTH)]
-            await asyncio.sleep(0)
-            function = TaskManagementFunction.LOGICAL_UNIT_RESET
-            code = await lun.session.manage_tasks(function, encode_lun(self.url.lun))
-            outcomes = await asyncio.gather(*load, return_exceptions=True)
-            assert code == TaskManagementResponseCode.FUNCTION_COMPLETE, code
-            ended = sum(isinstance(outcome, BaseException) for outcome in outcomes)
+    async def abort_task(self) -> str:
+        async with await self.connect(immediate_data=False) as lun:
+            await cancel_writes(lun)
+        return ""
+
+    async def manage_tasks(self, feature: Feature, function: TaskManagementFunction) -> str:
+        async with await self.connect(self._task.slow_lun, queue_depth=DEPTH) as lun:
+            try:
+                code, ended = await end_reads(lun, self._task.slow_lun, function)
+            except ConnectionLost:
+                if feature not in self._task.not_offered:
+                    raise
+                await self._works_again()
+                raise _NotOffered(self._task.not_offered[feature]) from None
+        if code in REFUSALS:
+            raise _NotOffered(f"the peer answers {TaskManagementResponseCode(code).name}")
+        assert code == TaskManagementResponseCode.FUNCTION_COMPLETE, code
+        because = self._task.spares_commands
+        assert ended == (0 if because else DEPTH), f"ended {ended} of {DEPTH} running reads"
         await self._works_again()
-        return f"ended {ended} of {DEPTH} reads"
+        return f"ended {ended} of {DEPTH} running reads{because and ': '}{because}"
 
     async def logout(self) -> str:
         for number in range(5):
@@ -134,44 +197,64 @@ class Guest:
 
     async def reconnect(self) -> str:
         lun = await self.connect(immediate_data=False)
-        load = [asyncio.ensure_future(_forever(lun, number)) for number in range(8)]
+        load = run_load(lun, writing=not self._task.cut_note)
         await asyncio.sleep(0.5)
         lun.link.datamover.abort(ConnectionLost("ended by the test"))
-        outcomes = await asyncio.gather(*load, return_exceptions=True)
-        assert all(isinstance(outcome, IserError) for outcome in outcomes), outcomes
-        await lun.close()
+        await all_lost(load, lun)
         await self._works_again()
-        return ""
+        return self._task.cut_note
+
+    async def peer_killed(self) -> str:
+        lun = await self.connect(immediate_data=False)
+        load = run_load(lun, writing=not self._task.cut_note)
+        await asyncio.sleep(0.5)
+        try:
+            await _bash(self._task.kill_script)
+            await all_lost(load, lun)
+        finally:
+            await _bash(self._task.start_script)
+        await self._works_again()
+        return self._task.cut_note
 
     async def _works_again(self) -> None:
         async with await self.connect() as lun:
             await check_blocks(lun, 64 << 10, 0, seed=14)
 
     def features(self) -> list[tuple[Feature, Callable[[], Awaitable[str]]]]:
-        """All, in order."""
+        """All, in order; those that disturb the target last."""
         return [
             (Feature.DISCOVERY, self.discovery),
             (Feature.LOGIN, self.login),
+            (Feature.CHAP, self.chap),
             (Feature.CAPACITY, self.capacity),
             *((Feature(f"{kind.value} lists"), partial(self.lists, kind)) for kind in SgClass),
+            *([(Feature.STRATEGIES, self.strategies)] if self._task.strategies else []),
             (Feature.IMMEDIATE_DATA, self.immediate_data),
+            (Feature.UNSOLICITED_DATA, self.unsolicited_data),
             (Feature.SIZES, self.sizes),
             (Feature.QUEUE_DEPTH, self.queue_depth),
             (Feature.REMOTE_INVALIDATION, self.remote_invalidation),
             (Feature.NOP, self.nop),
-            (Feature.LUN_RESET, self.lun_reset),
+            (Feature.ABORT_TASK, self.abort_task),
+            *((name, partial(self.manage_tasks, name, function)) for name, function in _FUNCTIONS.items()),
             (Feature.LOGOUT, self.logout),
+            (Feature.PEER_KILLED, self.peer_killed),
             (Feature.RECONNECT, self.reconnect),
         ]
 
 
-async def _forever(lun: Lun, number: int) -> None:
-    while True:
-        await lun.read(number * 128, 128)
+async def _bash(script: str) -> None:
+    """Raises AssertionError with its last words if it fails."""
+    process = await asyncio.create_subprocess_exec(
+        "/bin/bash", "-c", script, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    code = await process.wait()
+    assert code == 0, f"{script.strip()[:60]!r} ended with {code}"
 
 
-async def _run(url: Url, settle: float) -> None:
-    for feature, work in Guest(url, settle).features():
+async def _run(task: Task) -> None:
+    for feature, work in Guest(task).features():
         verdict, note = "pass", ""
         try:
             async with asyncio.timeout(_FEATURE_SECONDS):
@@ -184,9 +267,9 @@ async def _run(url: Url, settle: float) -> None:
         sys.stdout.flush()
 
 
-def main(url: str, settle: str) -> None:
-    """Run every feature against ``url``; ``settle`` in seconds."""
-    asyncio.run(_run(Url.parse(url), float(settle)))
+def main(task: str) -> None:
+    """Run every feature of a :class:`Task`."""
+    asyncio.run(_run(Task(**json.loads(task))))
 
 
 if __name__ == "__main__":

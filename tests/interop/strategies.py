@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import initiator
@@ -18,6 +17,7 @@ from iser.sg import STRATEGY_NAMES, SgClass
 from iser.sg.planner import has_long_lived_keys
 from iser.sg.strategies import Immediate
 from tests.interop.lists import check_lists
+from tests.interop.peers.base import Connect
 
 __all__ = ["STRATEGY_NAMES", "check_strategy"]
 
@@ -31,20 +31,22 @@ _SERVED: Final = {
 }
 
 
-async def check_strategy(connect: Callable[..., Awaitable[Lun]], strategy: str) -> Counter[str]:
+async def check_strategy(
+    connect: Connect, strategy: str, *, sizes: tuple[int, ...] = _SIZES, remotely: tuple[bool, ...] = (True, False)
+) -> Counter[str]:
     """Move lists of every class, with remote and with local invalidation; gives how often each strategy served.
 
-    ``connect`` takes options of a connection.  Raises AssertionError.
+    Raises AssertionError.
     """
     served: Counter[str] = Counter()
-    for remote in (True, False):
+    for remote in remotely:
         options: dict[str, Any] = {"strategy": strategy, "remote_invalidate": remote}
         async with await connect(**options, immediate_data=strategy == Immediate.name) as lun:
             datamover = lun.link.datamover
             assert isinstance(datamover, IserInitiator)
             for kind in SgClass:
                 before = lun.counters.copy()
-                await check_lists(lun, kind, _SIZES, seed=21, depth=2)
+                await check_lists(lun, kind, sizes, seed=21, depth=2)
                 spent = lun.counters.since(before)
                 if kind in _SERVED.get(strategy, ()) and datamover.device.name.startswith("softiwarp"):
                     assert set(spent.by_strategy) == {strategy}, f"{kind.value} lists went to {spent.by_strategy}"

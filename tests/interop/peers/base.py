@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 from initiator.establish import Link, open_session, send_targets
 from initiator.lun import Lun
@@ -13,7 +14,15 @@ from initiator.url import Portal
 from iser.login import TargetRecord
 from tests.lab import Machine
 
-__all__ = ["TargetPeer"]
+__all__ = ["CHAP", "MUTUAL", "Connect", "TargetPeer"]
+
+#: Takes options of a connection.
+Connect = Callable[..., Awaitable[Lun]]
+
+#: User and secret of our initiator, and of the target that proves itself; 12 to 16 characters, which all peers take.
+CHAP: Final = ("alice", "alice-own-secret")
+MUTUAL: Final = ("storage", "targets-secret")
+_START_SECONDS: Final = 90.0
 
 
 class TargetPeer(ABC):
@@ -25,8 +34,16 @@ class TargetPeer(ABC):
     lun = 0
     #: Bytes of its disk.
     size = 128 << 20
+    #: Number of a disk whose reads take :data:`tests.interop.peers.slow.SLOW_SECONDS`.
+    slow_lun = 1
+    #: Why task management does not end commands that run; "" where it does.
+    spares_commands = ""
     #: Address that leads to it.
     portal: str
+    #: Name and address of a second target, with the same disk, that wants CHAP.
+    guarded: tuple[str, str]
+    #: Whether a target that can prove itself lets nobody in who does not ask for that.
+    must_prove_itself = False
     #: Options that our initiator needs with it.
     options: dict[str, Any]
 
@@ -34,12 +51,20 @@ class TargetPeer(ABC):
         self.lab = lab
         self.options = {}
 
-    async def connect(self, **options: Any) -> Lun:
-        """A LUN of it, ready for I/O."""
-        link = await self.log_in(**options)
+    async def connect(self, number: int | None = None, **options: Any) -> Lun:
+        """A LUN of it, its usual one unless told, ready for I/O."""
+        return await self._open(await self.log_in(**options), self.lun if number is None else number, options)
+
+    async def connect_guarded(self, **options: Any) -> Lun:
+        """The LUN behind CHAP."""
+        name, portal = self.guarded
+        link = await open_session(Portal.parse(portal), name, self._options(options))
+        return await self._open(link, self.lun, options)
+
+    async def _open(self, link: Link, number: int, options: dict[str, Any]) -> Lun:
         try:
             await asyncio.sleep(self.settle_seconds)
-            return await Lun.open(link, self.lun, self._options(options))
+            return await Lun.open(link, number, self._options(options))
         except BaseException:
             await link.session.close()
             raise
@@ -64,11 +89,22 @@ class TargetPeer(ABC):
     cut_note = ""
     #: Seconds that the peer needs between a login and the first command.
     settle_seconds = 0.0
+    kill_seconds = 60.0
 
-    @abstractmethod
     def start(self) -> None:
-        """Serve, for the first time or again."""
+        """Serve, for the first time or again.  Raises LabError."""
+        self.lab.run(self.start_script, seconds=_START_SECONDS)
 
-    @abstractmethod
     async def kill(self) -> None:
-        """End at once, as a crash would; connections must not end in good order."""
+        """End at once, as a crash would; connections do not end in good order.  Raises LabError."""
+        await self.lab.arun(self.kill_script, seconds=self.kill_seconds)
+
+    @property
+    @abstractmethod
+    def start_script(self) -> str:
+        """What does :meth:`start` in the guest."""
+
+    @property
+    @abstractmethod
+    def kill_script(self) -> str:
+        """What does :meth:`kill` in the guest."""

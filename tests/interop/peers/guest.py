@@ -2,33 +2,65 @@
 
 from __future__ import annotations
 
-import shlex
-import time
 from typing import Final
 
-from tests.interop.peers.base import TargetPeer
-from tests.lab import Job, LabError, Machine
+from tests.interop.peers.base import CHAP, MUTUAL, TargetPeer
+from tests.interop.peers.slow import SLOW_SECONDS
+from tests.lab import Machine
 from tests.lab.build import PROJECT
 
-__all__ = ["GUEST_IWARP", "GUEST_ROCE", "GuestTarget"]
+__all__ = ["GUEST_IWARP", "GUEST_ROCE", "SECRETS", "GuestTarget", "our_tables"]
 
 #: Addresses of the guest's devices.
 GUEST_IWARP: Final = "10.0.2.15"
 GUEST_ROCE: Final = "192.168.77.1"
-_START_SECONDS: Final = 60.0
-_LIFE_SECONDS: Final = 3600.0
-_CONFIG: Final = """
-[portal.lab]
-listen = "iser://{address}:{port}"
-[rnic]
-provider = "verbs"
+_TABLES: Final = """
 [[target]]
 name = "{name}"
 [[target.lun]]
 id = 0
 backend = "memory"
 size = {size}
+[[target.lun]]
+id = 1
+backend = "memory"
+size = {size}
+faults = [{{ on = "read", action = "delay", count = 1000000, seconds = {slow} }}]
+[[target]]
+name = "{name}.guarded"
+[[target.lun]]
+id = 0
+backend = "memory"
+size = {size}
+[[target.acl]]
+initiator = "*"
+chap = ["{user}"]
+mutual = "{target_user}"
+[chap.{user}]
+secret_env = "USER_SECRET"
+[chap.{target_user}]
+secret_env = "TARGET_SECRET"
 """
+#: What the tables' secrets are in.
+SECRETS: Final = {"USER_SECRET": CHAP[1], "TARGET_SECRET": MUTUAL[1]}
+_START: Final = """
+cat >{file}.toml <<'END'
+{config}
+END
+cd {project}
+: >{file}.log
+setsid env {secrets} {python} -m target.cli serve {file}.toml </dev/null >>{file}.log 2>&1 &
+echo $! >{file}.pid
+while ! grep -q ^listening {file}.log; do
+  kill -0 $! 2>/dev/null || {{ tail -1 {file}.log >&2; exit 1; }}
+  sleep 0.2
+done
+"""
+
+
+def our_tables(name: str) -> str:
+    """Of our target's configuration: a disk in memory and a slow one, and the first once more behind CHAP."""
+    return _TABLES.format(name=name, size=TargetPeer.size, slow=SLOW_SECONDS, user=CHAP[0], target_user=MUTUAL[0])
 
 
 class GuestTarget(TargetPeer):
@@ -39,35 +71,29 @@ class GuestTarget(TargetPeer):
         self.name = f"iqn.2026-11.lab:verbs-{port}"
         self.inside = f"{address}:{port}"
         self.portal = f"127.0.0.1:{lab.forward(port)}" if address == GUEST_IWARP else self.inside
-        self._log = f"/run/verbs-{port}.log"
-        self._config = _CONFIG.format(address=address, port=port, name=self.name, size=self.size)
         self._file = f"/run/verbs-{port}"
-        self._job: Job | None = None
+        portal = f'[portal.lab]\nlisten = "iser://{address}:{port}"\n[rnic]\nprovider = "verbs"\n'
+        self._config = portal + our_tables(self.name)
+        self.guarded = f"{self.name}.guarded", self.portal
 
-    def start(self) -> None:
-        """Serve.  Raises LabError when it does not come up."""
-        command = f"exec {self.lab.build.python} -m target.cli serve {self._file}.toml >{self._log} 2>&1"
-        script = (
-            f"cat >{self._file}.toml <<'END'\n{self._config}\nEND\ncd {PROJECT}; echo $$ >{self._file}.pid; {command}"
-        )
-        self._job = self.lab.start(script, seconds=_LIFE_SECONDS)
-        end = time.monotonic() + _START_SECONDS
-        while not self.lab.run(f"grep -s ^listening {self._log}", check=False).out:
-            if time.monotonic() > end or self._job.future.done():
-                raise LabError(f"our target in the guest did not come up: {self.log.strip().splitlines()[-1:]}")
-            time.sleep(0.5)
+    @property
+    def start_script(self) -> str:
+        """Serve, and wait until it does."""
+        return _START.format(
+            file=self._file, config=self._config, project=PROJECT, python=self.lab.build.python,
+            secrets=" ".join(f"{name}={value}" for name, value in SECRETS.items()),
+        )  # fmt: skip
+
+    @property
+    def kill_script(self) -> str:
+        """SIGKILL."""
+        return f"kill -9 $(cat {self._file}.pid)"
 
     @property
     def log(self) -> str:
         """What it said."""
-        return self.lab.run(f"cat {shlex.quote(self._log)}", check=False).out
-
-    async def kill(self) -> None:
-        """SIGKILL."""
-        await self.lab.arun(f"kill -9 $(cat {self._file}.pid); rm {self._log}")
+        return self.lab.run(f"cat {self._file}.log", check=False).out
 
     def stop(self) -> None:
         """SIGTERM, and wait for its end."""
-        self.lab.run(f"kill $(cat {self._file}.pid)", check=False)
-        if self._job:
-            self._job.wait()
+        self.lab.run(f"pid=$(cat {self._file}.pid); kill $pid; while kill -0 $pid; do sleep 0.1; done", check=False)

@@ -8,8 +8,9 @@ from typing import ClassVar
 import pytest
 
 from iser.errors import ConnectionLost
-from tests.interop.initiator_row import InitiatorRow, all_lost, run_load
+from tests.interop.initiator_row import InitiatorRow
 from tests.interop.lists import check_blocks
+from tests.interop.load import all_lost, run_load
 from tests.interop.matrix import Fabric, Row
 from tests.interop.peers.lio import Lio
 from tests.interop.recorder import Notes, NotShown, peer_fault
@@ -36,7 +37,7 @@ class TestLio(InitiatorRow):
         "disabling the portal group may hang in target_wait_for_cmds after a connection ended under writes",
     )
     async def test_lio_may_hang_when_disabled_after_a_lost_connection(self, lab: Machine, notes: Notes) -> None:
-        lio = Lio(lab, "lio-cut", 3269)  # one of its own, which is lost afterwards
+        lio = Lio(lab, "lio-cut", 3266)  # one of its own, which is lost afterwards
         lio.start()
         lun = await lio.connect(immediate_data=False)
         load = run_load(lun)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import ClassVar, Final
 
 import pytest
 
 from initiator.session import Session
-from iser.errors import ConnectionLost, LoginError
-from iser.pdu import LoginResponse, Pdu
+from iser.errors import CommandTimeout, ConnectionLost, LoginError
+from iser.pdu import LoginResponse, Pdu, TaskManagementFunction
 from iser.scsi import cdb as cdbs
 from iser.scsi.lun import encode_lun
 from tests.interop.initiator_row import InitiatorRow
@@ -18,6 +19,7 @@ from tests.interop.recorder import Notes, NotShown, peer_fault
 from tests.lab import Machine
 
 _TRIES: Final = 20
+_RESET: Final = TaskManagementFunction.LOGICAL_UNIT_RESET
 _CLOSES: Final = "tgt closes the connection on this function"
 
 
@@ -84,3 +86,29 @@ class TestTgt(InitiatorRow):
     async def test_tgt_wants_the_name_of_each_initiator(self, tgt: Tgt) -> None:
         with pytest.raises(LoginError, match="0203"):
             await tgt.connect(initiator_name="iqn.2026-11.lab:somebody")
+
+    @peer_fault(
+        "tgt 1.0.85", "it keeps the commands of a connection that was lost; LOGICAL UNIT RESET waits for them, for ever"
+    )
+    async def test_tgt_never_answers_a_reset_after_a_lost_connection(
+        self, tgt: Tgt, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("initiator.commands.ABORT_TIMEOUT", 5.0)
+        try:
+            await self._lose_connection(tgt)
+            async with await tgt.connect() as lun:
+                code = await lun.session.manage_tasks(_RESET, encode_lun(tgt.lun))
+            raise NotShown(f"it answered {code}")
+        except CommandTimeout:
+            pass
+        finally:
+            await asyncio.to_thread(tgt.restart)
+
+    @staticmethod
+    async def _lose_connection(tgt: Tgt) -> None:
+        lun = await tgt.connect()
+        load = [asyncio.ensure_future(lun.read(number * 128, 128)) for number in range(32)]
+        await asyncio.sleep(0)
+        lun.link.datamover.abort(ConnectionLost("ended by the test"))
+        await asyncio.gather(*load, return_exceptions=True)
+        await lun.close()

@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shlex
+import threading
 from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
 
-from tests.interop.guest_verbs import Guest
+from tests.interop.guest_verbs import Guest, Task
 from tests.interop.matrix import Fabric, Feature, Row
-from tests.interop.peers.guest import GUEST_IWARP, GUEST_ROCE, GuestTarget
+from tests.interop.peers.base import TargetPeer
+from tests.interop.peers.guest import GUEST_IWARP, GUEST_ROCE, SECRETS, GuestTarget, our_tables
 from tests.interop.peers.lio import Lio
-from tests.interop.peers.ours import OurTarget
+from tests.interop.peers.process import TargetProcess
 from tests.interop.peers.tgt import Tgt
 from tests.interop.recorder import Notes, NotOffered, feature
-from tests.lab import HOST, Machine
+from tests.lab import Job, Machine
 from tests.lab.build import PROJECT
 
-_SECONDS = 220.0
+_SECONDS = 280.0
 _ADDRESSES = {Fabric.IWARP: GUEST_IWARP, Fabric.ROCE: GUEST_ROCE}
+_CLOSED_ON = (Feature.WARM_RESET, Feature.COLD_RESET)
+#: Signs of the guest to this machine, and back.
+_WAIT_FOR = "while [ ! -e /run/kill-{sign} ]; do sleep 0.1; done; rm /run/kill-{sign}"
 Outcomes = dict[str, tuple[str, str]]
 
 #: The same list as the guest works through.
-_FEATURES = [name for name, _ in Guest.features(Guest.__new__(Guest))]
+_FEATURES = [name for name, _ in Guest(Task("iser://guest/iqn.a/0", "", 0, 0, "", "")).features()]
 
 
-def _played(lab: Machine, url: str, settle: float) -> Outcomes:
+def _task(peer: TargetPeer, address: str, port: int, guarded_port: int) -> Task:
+    """What the guest has to know of ``peer``, which is at ``address``."""
+    options = "&".join(f"{name}={value}" for name, value in peer.options.items())
+    return Task(
+        f"iser://{address}:{port}/{peer.name}/{peer.lun}?{options}",
+        f"iser://{address}:{guarded_port}/{peer.guarded[0]}/{peer.lun}?{options}",
+        peer.slow_lun,
+        peer.settle_seconds,
+        peer.kill_script,
+        peer.start_script,
+        peer.spares_commands,
+        peer.must_prove_itself,
+        peer.cut_note,
+    )
+
+
+def _played(lab: Machine, task: Task) -> Outcomes:
     """What each feature came to."""
-    command = f"{lab.build.python} -m tests.interop.guest_verbs '{url}' {settle}"
+    words = shlex.quote(json.dumps(dataclasses.asdict(task)))
+    command = f"{lab.build.python} -m tests.interop.guest_verbs {words}"
     result = lab.run(f"cd {PROJECT} && exec {command}", seconds=_SECONDS, check=False)
     outcomes = {}
     for line in result.out.splitlines():
@@ -39,6 +63,16 @@ def _played(lab: Machine, url: str, settle: float) -> Outcomes:
     return outcomes
 
 
+def _take(outcomes: Outcomes, which: Feature, notes: Notes) -> None:
+    """Make a test end as the feature did in the guest."""
+    verdict, note = outcomes.get(which.value, ("fail", "the guest did not come this far"))
+    if verdict == "not offered":
+        raise NotOffered(note)
+    assert verdict == "pass", note
+    if note:
+        notes.add(note)
+
+
 class _VerbsRow:
     """A row: the guest plays all of it once, each test reads its cell."""
 
@@ -46,12 +80,7 @@ class _VerbsRow:
 
     @pytest.mark.parametrize("which", [pytest.param(name, marks=feature(name)) for name in _FEATURES])
     def test_feature(self, outcomes: Outcomes, which: Feature, notes: Notes) -> None:
-        verdict, note = outcomes.get(which.value, ("fail", "the guest did not come this far"))
-        if verdict == "not offered":
-            raise NotOffered(note)
-        assert verdict == "pass", note
-        if note:
-            notes.add(note)
+        _take(outcomes, which, notes)
 
 
 class _WithOurs(_VerbsRow):
@@ -59,9 +88,10 @@ class _WithOurs(_VerbsRow):
     @classmethod
     def outcomes(cls, lab: Machine) -> Iterator[Outcomes]:
         """Our target beside it in the guest."""
-        target = GuestTarget(lab, _ADDRESSES[cls.row.fabric], 3270 + list(Fabric).index(cls.row.fabric))
+        address, port = _ADDRESSES[cls.row.fabric], 3270 + list(Fabric).index(cls.row.fabric)
+        target = GuestTarget(lab, address, port)
         target.start()
-        yield _played(lab, f"iser://{target.inside}/{target.name}/0", 0)
+        yield _played(lab, _task(target, address, port, port))
         target.stop()
 
 
@@ -70,18 +100,23 @@ class _WithLio(_VerbsRow):
     @classmethod
     def outcomes(cls, lab: Machine, lio: Lio) -> Outcomes:
         """LIO."""
-        url = f"iser://{_ADDRESSES[cls.row.fabric]}:{lio.port}/{lio.name}/{lio.lun}"
-        return _played(lab, url, lio.settle_seconds)
+        task = _task(lio, _ADDRESSES[cls.row.fabric], lio.port, lio.guarded_port)
+        return _played(lab, dataclasses.replace(task, strategies=True))
+
+    @feature(Feature.STRATEGIES)
+    def test_strategies(self, outcomes: Outcomes, notes: Notes) -> None:
+        _take(outcomes, Feature.STRATEGIES, notes)
 
 
 class _WithTgt(_VerbsRow):
     @pytest.fixture(scope="class")
     @classmethod
     def outcomes(cls, lab: Machine, tgt: Tgt) -> Outcomes:
-        """tgt, which knows our initiator by name."""
-        options = "&".join(f"{name}={value}" for name, value in tgt.options.items())
-        url = f"iser://{_ADDRESSES[cls.row.fabric]}:{tgt.port}/{tgt.name}/{tgt.lun}?{options}"
-        return _played(lab, url, tgt.settle_seconds)
+        """tgt, which knows our initiator by name; a new one, since the last row cut connections."""
+        tgt.restart()
+        task = _task(tgt, _ADDRESSES[cls.row.fabric], tgt.port, tgt.port)
+        closes = {feature.value: "tgt closes the connection on this function" for feature in _CLOSED_ON}
+        return _played(lab, dataclasses.replace(task, not_offered=closes))
 
 
 class TestOursOverRoce(_WithOurs):
@@ -116,9 +151,23 @@ class TestSoftiwarp(_VerbsRow):
     @pytest.fixture(scope="class")
     @classmethod
     def outcomes(cls, lab: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
-        """Our target on this machine."""
-        lun = f'backend = "memory"\nsize = {128 << 20}'
-        target = OurTarget(tmp_path_factory.mktemp("soft"), "iqn.2026-11.lab:soft", lun)
-        target.start()
-        yield _played(lab, f"iser://{HOST}:{target.port}/{target.name}/0", 0)
+        """Our target on this machine, which is killed when the guest asks for it."""
+        name = "iqn.2026-11.lab:soft"
+        target = TargetProcess(tmp_path_factory.mktemp("soft"), our_tables(name), environment=SECRETS)
+        with target.serving():
+            url = f"iser://{target.portal_of(0)}/{name}"
+            asked = lab.start(_WAIT_FOR.format(sign="please"), seconds=_SECONDS)
+            killer = threading.Thread(target=_kill_when_asked, args=(lab, target, asked))
+            killer.start()
+            kill = f"touch /run/kill-please; {_WAIT_FOR.format(sign='done')}"
+            yield _played(lab, Task(f"{url}/0", f"{url}.guarded/0", 1, 0, kill, "true"))
+            asked.kill()
+            killer.join()
+
+
+def _kill_when_asked(lab: Machine, target: TargetProcess, asked: Job) -> None:
+    """Kill our target, start it again, and say so, once the guest wants it; runs in a thread."""
+    if asked.wait().exit == 0:
         target.kill()
+        target.start()
+        lab.run("touch /run/kill-done")
