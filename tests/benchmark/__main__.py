@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import signal
 import sys
 import time
@@ -16,11 +17,16 @@ from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from initiator.bench.environment import describe_environment
+from initiator.bench.result import write_text
 from iser.errors import IserError
+from tests.benchmark.fairness import Meeting, measure_fairness
+from tests.benchmark.growth import measure_growth
 from tests.benchmark.host import BenchmarkError, install_peers, raise_file_limit, versions, work_folder
-from tests.benchmark.page import describe, put_part, rows_table
+from tests.benchmark.page import describe, fairness_table, growth_table, put_part, rows_table
 from tests.benchmark.peers import FULL, SMOKE, Settings, Site, measure_rows
+from tests.benchmark.plots import draw_fairness, draw_growth
 from tests.benchmark.rows import Row, collapsed, load_rows, save_rows
+from tests.benchmark.series import Series
 from tests.lab.build import PROJECT
 from tests.lab.errors import LabUnavailable
 
@@ -31,6 +37,10 @@ _PEERS: Final = _RESULTS / "peers.json"
 _PAGE: Final = PROJECT / "docs/performance.md"
 #: What the virtual machine measures, written by ``make interop``, has the same schema.
 _LAB: Final = _RESULTS / "peers-lab.json"
+_GROWTH_SECONDS: Final = 0.6  # for each point
+_GROWTH_SPACE: Final = 16 << 20
+_FAIRNESS_SECONDS: Final = 2.0
+_FAIRNESS_REPEATS: Final = 3
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -103,10 +113,44 @@ async def _peers() -> None:
     save_rows(_PEERS, environment, settings, rows)
     lab = [*load_rows(_LAB).values()] if _LAB.exists() else []
     put_part(_PAGE, "peers", [*describe(environment), "", *rows_table([*rows, *lab])])
-    _say(f"written: {_PEERS} and {_PAGE}")
 
 
-_PARTS: Final[dict[str, Callable[[], Awaitable[None]]]] = {"peers": _peers}
+async def _growth() -> None:
+    environment = _environment()
+    with work_folder(_GROWTH_SPACE) as folder:
+        series = await measure_growth(folder, _GROWTH_SECONDS, _say)
+    _save("growth", environment, series)
+    pictures = {}
+    for against in dict.fromkeys(each.against for each in series):
+        name = f"growth-{against.split()[0].lower()}.png"
+        draw_growth([each for each in series if each.against == against], _RESULTS / name)
+        pictures[against] = f"{_RESULTS.name}/{name}"
+    put_part(_PAGE, "growth", [*describe(environment), "", *growth_table(series, pictures)])
+
+
+async def _fairness() -> None:
+    environment = _environment()
+    with work_folder(_GROWTH_SPACE) as folder:
+        meetings = await measure_fairness(folder, seconds=_FAIRNESS_SECONDS, repeats=_FAIRNESS_REPEATS, say=_say)
+    _save("fairness", environment, meetings)
+    draw_fairness(meetings, _RESULTS / "fairness.png")
+    put_part(
+        _PAGE, "fairness", [*describe(environment), "", *fairness_table(meetings, f"{_RESULTS.name}/fairness.png")]
+    )
+
+
+def _save(name: str, environment: dict[str, Any], found: Sequence[Series] | Sequence[Meeting]) -> None:
+    data = {
+        "schema": f"iser-{name}", "version": 1, "environment": environment, name: [each.to_json() for each in found],
+    }  # fmt: skip
+    write_text(_RESULTS / f"{name}.json", json.dumps(data, indent=1) + "\n")
+
+
+_PARTS: Final[dict[str, Callable[[], Awaitable[None]]]] = {
+    "peers": _peers,
+    "growth": _growth,
+    "fairness": _fairness,
+}
 
 
 if __name__ == "__main__":

@@ -39,21 +39,19 @@ class Client:
 
     async def connect(self, url: str, count: int = 1, **options: Any) -> dict[str, Any]:
         """``count`` sessions more, one after the other."""
-        begin = time.perf_counter()
+        cpu = time.process_time_ns()
         for _ in range(count):
             self._sessions.append(await initiator.connect(url, **options))
         self._luns = list(self._sessions)
-        return {"seconds": time.perf_counter() - begin, "size": self._luns[0].capacity.size}
+        return {"cpu_ns": time.process_time_ns() - cpu}
 
     async def open_luns(self, count: int) -> dict[str, Any]:
-        """LUNs 0 to ``count`` - 1 of the first session, in place of what there was; learns their names before."""
+        """Ask for the LUNs that there are, and use 0 to ``count`` - 1 of the first session from now on."""
         first = self._sessions[0]
-        begin = time.perf_counter()
-        answer = bytearray(16 << 10)
-        await first.execute(_REPORT_LUNS, answer)
-        reported = time.perf_counter() - begin
+        cpu = time.process_time_ns()
+        await first.execute(_REPORT_LUNS, bytearray(16 << 10))
         self._luns = [await Lun.open(first.link, number, initiator.ConnectOptions()) for number in range(count)]
-        return {"report_seconds": reported, "seconds": time.perf_counter() - begin}
+        return {"cpu_ns": time.process_time_ns() - cpu}
 
     async def fill(self) -> dict[str, Any]:
         """Write all of the first LUN."""
@@ -68,7 +66,7 @@ class Client:
     ) -> dict[str, Any]:
         """Transfers of ``size`` bytes at random places, ``depth`` at once, over all LUNs in turn.
 
-        Each is a list of ``elements`` of one length, which do not touch each other.  ``cpu_ns`` is of this process.
+        Each is a list of ``elements``, which divide it and do not touch each other.  ``cpu_ns`` is of this process.
         """
         histogram = Histogram()
         count = 0

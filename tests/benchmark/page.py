@@ -8,10 +8,12 @@ from statistics import median
 from typing import Any
 
 from initiator.bench.result import write_text
+from tests.benchmark.fairness import LIMIT_MS, Meeting
 from tests.benchmark.host import BenchmarkError
 from tests.benchmark.rows import RATIO, Row, Verdict
+from tests.benchmark.series import LINEAR, Series
 
-__all__ = ["describe", "put_part", "rows_table"]
+__all__ = ["describe", "fairness_table", "growth_table", "put_part", "rows_table"]
 
 _WORDS = {Verdict.AIM: "aim", Verdict.MUST: "must", Verdict.MISSED: "**missed**"}
 
@@ -53,6 +55,44 @@ def rows_table(rows: Sequence[Row]) -> list[str]:
         measured = f"{_judged(row)}{unit} | {_WORDS[row.verdict]}"
         lines.append(f"| {goal.what} | {goal.peer} | {ours} | {theirs} | {wanted} | {measured} |")
     return lines
+
+
+def growth_table(series: Sequence[Series], pictures: Mapping[str, str]) -> list[str]:
+    """Each cost at both ends and its exponent; ``pictures`` are file names by what is counted."""
+    worst = max(series, key=lambda each: each.exponent)
+    steep = [each for each in series if each.exponent > LINEAR]
+    verdict = "nothing grows faster than linearly" if not steep else f"**{len(steep)} grow faster than linearly**"
+    lines = [
+        f"The largest exponent is {worst.exponent:.2f} ({worst.what}, {worst.line}): {verdict}.",
+        "",
+        "| cost | over | from | to | exponent |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {each.what} | {each.line} | {_number(each.y[0])} {each.unit} at {each.x[0]:,.0f} {each.against} | "
+        f"{_number(each.y[-1])} {each.unit} at {each.x[-1]:,.0f} | {each.exponent:.2f} |"
+        for each in series
+    ]
+    for against, picture in pictures.items():
+        lines += ["", f"![Cost against the number of {against}]({picture})"]
+    return lines
+
+
+def fairness_table(meetings: Sequence[Meeting], picture: str) -> list[str]:
+    """Percentiles of the reads alone and beside the neighbour, and how much that one wrote."""
+    lines = [
+        "| reads over | writes over | alone: median, p99 | beside: median | p99 | p99.9 | wanted | neighbour wrote | |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for each in meetings:
+        alone = ", ".join(f"{_number(each.alone.percentile(percent) / 1e6)}" for percent in (50, 99))
+        middle, most = (each.beside.percentile(percent) / 1e6 for percent in (50, 99.9))
+        verdict = "fair" if each.fair else "**missed**"
+        lines.append(
+            f"| {each.reader} | {each.writer} | {alone} ms | {_number(middle)} ms | **{_number(each.p99_ms)} ms** | "
+            f"{_number(most)} ms | ≤ {LIMIT_MS:g} ms | {_number(median(each.rates) / 1e6)} MB/s | {verdict} |"
+        )
+    return [*lines, "", f"![How many of the reads take how long]({picture})"]
 
 
 def _judged(row: Row) -> str:

@@ -15,7 +15,7 @@ from tests.benchmark.targets import Served, fill, our_target, tgt_target
 from tests.benchmark.usage import cpu_seconds, memory
 from tests.benchmark.worker import Worker, our_initiator
 
-__all__ = ["DISK", "FULL", "SMOKE", "Sample", "Settings", "Site", "measure_rows", "take_turns"]
+__all__ = ["DISK", "FULL", "SMOKE", "Sample", "Settings", "Site", "measure_rows", "session_kib", "take_turns"]
 
 DISK: Final = 256 << 20  # bytes of each LUN
 _MIB: Final = 1 << 20
@@ -171,22 +171,23 @@ def _cpu_row(key: str, ours: list[Sample], peer: list[Sample], say: Say) -> Row:
 async def _memory_rows(site: Site, say: Say) -> list[Row]:
     """Against a target of ours that was just started, with the depth of queue that it has by default."""
     await site.worker.ask("close")
-    theirs = await _each(site, site.tgt, "iscsi", _TGT_LUN)
+    count = site.settings.sessions
+    theirs = await session_kib(site.worker, site.tgt, "iscsi", _TGT_LUN, count)
     rows = []
     for key, transport in (("memory-tcp", "iscsi"), ("memory-iser", "iser")):
         async with our_target(site.folder) as fresh:
-            row = Row(GOALS[key], [await _each(site, fresh, transport, _MEMORY_LUN)], [theirs])
+            row = Row(GOALS[key], [await session_kib(site.worker, fresh, transport, _MEMORY_LUN, count)], [theirs])
         say(f"{row.goal.what}: {row.value:.0f} {row.goal.unit} ({row.verdict})")
         rows.append(row)
     return rows
 
 
-async def _each(site: Site, served: Served, transport: str, lun: int) -> float:
-    """KiB that each of many sessions adds to a target's memory."""
-    url, count = served.url(transport, lun), site.settings.sessions
-    await site.worker.ask("connect", url=url)  # what the first session makes is there for all
+async def session_kib(worker: Worker, served: Served, transport: str, lun: int, count: int) -> float:
+    """KiB that each of ``count`` idle sessions adds to a target's memory."""
+    url = served.url(transport, lun)
+    await worker.ask("connect", url=url)  # what the first session makes is there for all
     before = memory(served.pid).pss
-    await site.worker.ask("connect", url=url, count=count)
+    await worker.ask("connect", url=url, count=count)
     grown = memory(served.pid).pss - before
-    await site.worker.ask("close")
+    await worker.ask("close")
     return max(grown, 0) / count / 1024
