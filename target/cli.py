@@ -18,6 +18,7 @@ from iser.logs import LogFormat, configure_logging
 from target.admin import cli as admin_cli
 from target.admin.commands import Command
 from target.admin.control import Control, admin_settings
+from target.admin.plan import plan_of
 from target.config import AdminConfig, Config, config_from_flags, load
 from target.config import cli as config_cli
 from target.loop import leave, run
@@ -101,7 +102,7 @@ async def _serve(config: Config, admin: AdminConfig, file: Path | None, logging_
         return [str(change) for change in await reload_file(server)]
 
     try:
-        control = await _control(server, admin, {"reload": reload})
+        control = await _control(server, admin, {"reload": reload, "plan": partial(plan_of, server)})
     except IserError:
         await server.close()
         raise

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from target.admin.client import DEFAULT_SOCKET, ask
 
-__all__ = ["duration", "register", "size_name"]
+__all__ = ["Where", "duration", "register", "size_name"]
 
 _PIPE_WIDTH: Final = 240  # columns of a table that is not for a terminal
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")

@@ -20,7 +20,7 @@ from target.admin.commands import Commands
 
 __all__ = ["IDLE_TIMEOUT", "MAX_CLIENTS", "MAX_LINE", "AdminListener"]
 
-MAX_LINE: Final = 65536  # bytes of a request
+MAX_LINE: Final = 4 << 20  # bytes of a request, which may hold a whole configuration
 MAX_CLIENTS: Final = 16  # at once; one more is closed
 IDLE_TIMEOUT: Final = 60.0  # seconds without a request
 

@@ -49,6 +49,7 @@ __all__ = [
     "TargetConfig",
     "config_from_flags",
     "load",
+    "load_tables",
     "parse_size",
 ]
 
@@ -237,6 +238,11 @@ def load(path: str | os.PathLike[str]) -> Config:
         return line, ConfigError(f"{file}:{line}", f"{dotted(fault.path)}: {fault.what}")
 
     return _validate(raw, file.absolute().parent, locate)
+
+
+def load_tables(tables: Mapping[str, Any], base: Path) -> Config:
+    """Check what a TOML file says, read already; relative paths start from ``base``.  Raises ConfigErrors."""
+    return _validate(tables, base, lambda fault: (0, ConfigError(dotted(fault.path), fault.what)))
 
 
 def _syntax_fault(file: Path, text: str, error: tomllib.TOMLDecodeError) -> ConfigError:

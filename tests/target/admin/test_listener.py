@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -89,7 +90,8 @@ async def test_a_line_without_end_and_a_crowd_are_closed(tmp_path: Path) -> None
     async with administered(path):
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(b"x" * (MAX_LINE * 3))
-        assert await reader.read() == b""
+        with contextlib.suppress(ConnectionResetError):  # there was more to come
+            assert await reader.read() == b""
         writer.close()
         crowd = [await asyncio.open_unix_connection(path) for _ in range(MAX_CLIENTS)]
         await asyncio.sleep(0.02)
