@@ -16,12 +16,22 @@ from typing import Final, Protocol
 from iser.errors import ConnectionLost, IserError
 from iser.net.sockets import peer_name
 
-__all__ = ["LINGER_TIMEOUT", "READ_BUDGET", "SEND_CALLS", "STALL_TIMEOUT", "Machine", "Stream", "StreamTimes"]
+__all__ = [
+    "LINGER_TIMEOUT",
+    "LOOK_DELAY",
+    "READ_BUDGET",
+    "SEND_CALLS",
+    "STALL_TIMEOUT",
+    "Machine",
+    "Stream",
+    "StreamTimes",
+]
 
 READ_BUDGET: Final = 1 << 20  # bytes read in one wake-up, so that one busy peer does not starve the others
 SEND_CALLS: Final = 4  # gathered sends in a row, likewise
 STALL_TIMEOUT: Final = 30.0  # seconds without progress while there is something to send
 LINGER_TIMEOUT: Final = 2.0  # seconds to wait for the peer's end of the stream after ours
+LOOK_DELAY: Final = 0.25  # seconds after data until the socket is looked at once more; see _look_again
 _DRAIN: Final = 64 << 10  # bytes thrown away at once
 
 Piece = bytes | bytearray | memoryview
@@ -86,6 +96,8 @@ class Stream:
         "_closed",
         "_fin_sent",
         "_linger",
+        "_look",
+        "_looks",
         "_loop",
         "_machine",
         "_on_end",
@@ -124,6 +136,8 @@ class Stream:
         self._progress = 0.0  # time of the last byte the socket took while it was full
         self._stall: asyncio.TimerHandle | None = None
         self._linger: asyncio.TimerHandle | None = None
+        self._looks = not isinstance(self._loop, asyncio.SelectorEventLoop)
+        self._look: asyncio.TimerHandle | None = None
         self._closed = self._loop.create_future()
 
     def start(self) -> None:
@@ -206,6 +220,17 @@ class Stream:
             self._pause()
         if ended:
             self._on_eof()
+        elif self._looks and self._look is None:
+            self._look = self._loop.call_later(LOOK_DELAY, self._look_again)
+
+    def _look_again(self) -> None:
+        """Find a reset that came together with data: uvloop calls once for both, and never again.
+
+        One timer after the last data is cheaper than a second call to the socket each time.
+        """
+        if not self._paused:
+            self._on_readable()
+        self._look = None
 
     def _turn(self) -> None:
         self._scheduled = False
@@ -321,6 +346,7 @@ class Stream:
         self._phase = _CLOSED
         _cancel(self._stall)
         _cancel(self._linger)
+        _cancel(self._look)
         self._loop.remove_reader(sock.fileno())
         if self._writer:
             self._loop.remove_writer(sock.fileno())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Sequence
 
 import pytest
+import uvloop
 
 from iser.errors import ConnectionLost, IserError
 from iser.net import Stream, StreamTimes
@@ -208,3 +210,47 @@ async def test_a_reset_is_a_loss() -> None:
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     peer.close()
     assert "broke" in str(await ended(machine))
+
+
+@pytest.mark.parametrize("factory", [None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_reset_right_behind_data_ends_it(factory: Callable[[], asyncio.AbstractEventLoop] | None) -> None:
+    """uvloop tells of both at once."""
+
+    async def run() -> None:
+        machines = [Echo(repeat=0) for _ in range(5)]
+        streams = []
+        for machine in machines:
+            stream, peer = pair(machine)
+            streams.append(stream)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await asyncio.sleep(0.01)
+            peer.send(b"ping")
+            peer.close()  # before the loop turns
+        for machine in machines:
+            assert isinstance(await ended(machine), ConnectionLost)
+        assert [machine.taken for machine in machines] == [4] * 5
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(run())
+
+
+@pytest.mark.parametrize("factory", [None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_look_finds_what_is_there_and_does_not_go_on_looking(
+    factory: Callable[[], asyncio.AbstractEventLoop] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_DELAY", 0.01)
+
+    async def run() -> None:
+        machine = Echo()
+        stream, peer = pair(machine)
+        for turn in range(3):
+            peer.send(b"ping")
+            assert await read(peer, 4) == b"ping"
+            await asyncio.sleep(0.02 * turn)
+        await asyncio.sleep(0.05)
+        assert stream._look is None
+        peer.close()
+        assert await ended(machine) is None
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(run())
