@@ -14,10 +14,10 @@ __all__ = ["leave", "run"]
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run ``main`` to its end, on uvloop where that is installed."""
+    """Run ``main`` to its end, on uvloop where there is one."""
     factory = None
     with contextlib.suppress(ImportError):
-        import uvloop  # noqa: PLC0415 - optional, and only a server pays for importing it
+        import uvloop  # noqa: PLC0415 - CPython only, and only a server pays for importing it
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
