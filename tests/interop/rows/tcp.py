@@ -244,4 +244,4 @@ class TestTgt:
             with pytest.raises(initiator.LoginError):
                 async with _lun(tgt, ".guarded", **bad):
                     pass
-        notes.add("MD5; this tgt chooses SHA-256 where it is offered and cannot read it then")
+        notes.add("MD5; tgt numbers SHA-1 as 7, which is SHA-256, so that neither works")
