@@ -65,3 +65,12 @@ def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert plain == {"level": "info", "logger": "iser.test", "message": 'who said "two\nlines"'}
     assert failed["level"] == "error"
     assert failed["exception"].endswith("ValueError: bad")
+
+
+def test_lines_of_a_worker_say_of_which(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(["info"], worker=2)
+    logging.getLogger("iser.test").info("hello")
+    assert capsys.readouterr().err.endswith(" I iser.test worker 2: hello\n")
+    configure_logging(["info"], form=LogFormat.JSON, worker=2)
+    logging.getLogger("iser.test").info("hello")
+    assert json.loads(capsys.readouterr().err)["worker"] == 2

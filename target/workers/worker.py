@@ -14,6 +14,8 @@ from time import monotonic
 from typing import Any, Final
 
 from iser.errors import CommandTimeout, ConnectionLost, ResourceError
+from target.closing import STUCK_TIMEOUT
+from target.server import DRAIN_TIMEOUT
 from target.workers.channel import Channel
 from target.workers.messages import Answer, Json, Request, Start
 
@@ -21,7 +23,8 @@ __all__ = ["ANSWER_TIMEOUT", "CHANGE_TIMEOUT", "STOP_TIMEOUT", "Worker"]
 
 ANSWER_TIMEOUT: Final = 5.0  # seconds for what a worker knows at once
 CHANGE_TIMEOUT: Final = 120.0  # seconds to open or close what a configuration names
-STOP_TIMEOUT: Final = 15.0  # seconds to end in order, which is longer than running commands get
+#: Seconds to end in order: what running commands get, and connections and stores that are stuck.
+STOP_TIMEOUT: Final = DRAIN_TIMEOUT + 2 * STUCK_TIMEOUT + 5.0
 
 
 class Worker:

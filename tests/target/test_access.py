@@ -13,7 +13,7 @@ from iser.errors import LoginError, UsageError
 from iser.login import DISCOVERY, NORMAL, AdmissionRequest
 from iser.login.chap import ChapUser, TargetChap
 from iser.secret import Secret
-from target.access import AccessPolicy, Rule, audit_allowed, audit_denied, matches
+from target.access import AccessPolicy, Rule, audit_allowed, audit_denied, audit_redirected, matches
 
 ALICE = ChapUser("alice", Secret(b"alice's own secret"))
 US = ChapUser("us", Secret(b"our very own secret"))
@@ -129,8 +129,11 @@ def test_the_audit_is_one_line_each(caplog: pytest.LogCaptureFixture) -> None:
     audit_allowed(request(), rules.admit(request()), "10.0.0.1:999")
     audit_denied(request("iqn.x\ny"), None, "10.0.0.1:999", LoginError("no\nway", 2, 2))
     audit_denied(None, None, "10.0.0.1:999", LoginError("who?", 2, 7))
+    audit_redirected(request(), "10.0.0.1:999", LoginError(f"{DISK} is at 10.0.0.9:1", 1, 1))
     assert [record.getMessage() for record in caplog.records] == [
         f"allowed initiator=iqn.2026-11.test:a address=10.0.0.1:999 transport=tcp target={DISK} as=- rule=acl[0] iqn.*",
         f"denied initiator=iqn.x?y address=10.0.0.1:999 transport=tcp target={DISK} rule=-: no?way (login status 0202)",
         "denied address=10.0.0.1:999 rule=-: who? (login status 0207)",
+        f"redirected initiator=iqn.2026-11.test:a address=10.0.0.1:999 transport=tcp target={DISK}: "
+        f"{DISK} is at 10.0.0.9:1 (login status 0101)",
     ]

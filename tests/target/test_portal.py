@@ -56,3 +56,25 @@ async def test_iser() -> None:
     await portal.close()
     with pytest.raises(ConnectionFailed):
         await Portal.open("q", settings("iser://192.0.2.1:3260"), RnicConfig(provider="softiwarp"), None, user.user)
+
+
+@pytest.mark.parametrize("scheme", ["iscsi", "iser"])
+async def test_sockets_that_listen_already_are_taken_over(scheme: str) -> None:
+    user = User()
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    for sock in sockets:
+        sock.setblocking(False)
+    ports = [sock.getsockname()[1] for sock in sockets]
+    portal = Portal.adopt("p", settings(f"{scheme}://127.0.0.1:0"), RnicConfig(), sockets, user.user)
+    assert portal.bound.port == ports[0]
+    for number, port in enumerate(ports, 1):
+        if scheme == "iser":
+            with pytest.raises(ConnectionFailed):
+                await Peer().connect(port)
+        else:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert await reader.read() == b""
+            writer.close()
+        assert user.seen == [portal] * number
+    await portal.close()
+    assert [sock.fileno() for sock in sockets] == [-1, -1]

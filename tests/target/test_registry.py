@@ -8,11 +8,18 @@ from typing import Any
 import pytest
 
 from iser.errors import LoginError
-from iser.login import ALL_TARGETS, AdmissionRequest, LoginResult, NegotiatedParameters, TargetAddress
+from iser.login import (
+    ALL_TARGETS,
+    AdmissionRequest,
+    LoginResult,
+    NegotiatedParameters,
+    Redirection,
+    TargetAddress,
+)
 from iser.login.result import DISCOVERY, NORMAL
-from target.access import AccessPolicy, Rule
+from target.access import AccessPolicy, Grant, Rule
 from target.backends.memory import MemoryBackend
-from target.registry import Place, Registry, ServedTarget
+from target.registry import ALL_NUMBERS, Elsewhere, Place, Registry, ServedTarget
 from target.scsi import Identity, LogicalUnit, TargetDevice
 from target.session import Session
 
@@ -35,12 +42,17 @@ def request(**changes: Any) -> AdmissionRequest:
     return AdmissionRequest(**(base | changes))
 
 
-def registry(max_sessions: int = 2, policy: AccessPolicy | None = None, per_initiator: int = 0xFFFF) -> Registry:
+def registry(
+    max_sessions: int = 2,
+    policy: AccessPolicy | None = None,
+    per_initiator: int = 0xFFFF,
+    numbers: range = ALL_NUMBERS,
+) -> Registry:
     def served(name: str, portal: str) -> ServedTarget:
         unit = LogicalUnit(MemoryBackend(4096), Identity.derive(name, 0))
         return ServedTarget(TargetDevice(name, {0: unit}), f"alias of {name[-1]}", frozenset({portal, "both"}))
 
-    return Registry([served(A, "one"), served(B, "two")], max_sessions, policy, per_initiator)
+    return Registry([served(A, "one"), served(B, "two")], max_sessions, policy, per_initiator, numbers)
 
 
 class Stand:
@@ -72,6 +84,7 @@ def refusal(into: Registry, asked: AdmissionRequest) -> tuple[int, int]:
 
 def test_a_target_is_found_by_its_name() -> None:
     grant = registry().admit(request(target_name=B), HERE._replace(group=2))
+    assert isinstance(grant, Grant)
     assert (grant.portal_group_tag, grant.target_alias) == (2, "alias of b")
     assert refusal(registry(), request(target_name="iqn.2026-11.test:none")) == (2, 3)
 
@@ -253,3 +266,40 @@ def test_a_rule_with_a_lun_map_shows_a_device_of_its_own() -> None:
     mapped = Rule(name="some", luns={3: 0})
     assert target.view(mapped) is target.view(mapped)
     assert list(target.view(mapped).luns) == [3]
+
+
+# Targets of other processes
+
+C = "iqn.2026-11.test:c"
+
+
+def test_a_target_of_another_process_is_where_that_listens() -> None:
+    here = HERE._replace(address=TargetAddress("192.0.2.1"))
+    rules = AccessPolicy(targets={C: [Rule(name="r", initiator=ME)]})
+    one = registry(policy=rules)
+    one.elsewhere = {C: Elsewhere(frozenset({"both"}), {"both": 4711, "one": 4712})}
+    assert one.admit(request(target_name=C), here) == Redirection(TargetAddress("192.0.2.1", 4711))
+    assert one.admit(request(target_name=C, tsih=9), here) == Redirection(TargetAddress("192.0.2.1", 4711))
+    for asked, place, status in (
+        (request(target_name=C, initiator_name="iqn.2026-11.test:you"), here, (2, 2)),
+        (request(target_name=C), here._replace(name="one"), (2, 3)),
+    ):
+        with pytest.raises(LoginError) as caught:
+            one.admit(asked, place)
+        assert (caught.value.status_class, caught.value.status_detail) == status
+    found = {record.name: record.addresses for record in one.records(ALL_TARGETS, [HERE], ME)}
+    assert found.keys() == {A, B, C}
+    assert found[C] == (TargetAddress("", tpgt=1),)  # the portal, not the process's own port
+    assert one.records(C, [HERE], "iqn.2026-11.test:you") == []
+    one.draining = True
+    with pytest.raises(LoginError, match="shutting down"):
+        one.admit(request(target_name=C), here)
+
+
+def test_sessions_get_the_numbers_that_are_ours_and_no_others() -> None:
+    own = registry(max_sessions=9, numbers=range(2, 9, 3))
+    sessions = [enter(own, request(isid=bytes((number,)) * 6))[0] for number in range(3)]
+    assert [session.login.tsih for session in sessions] == [2, 5, 8]
+    assert refusal(own, request(isid=b"xxxxxx")) == (3, 2)
+    own.leave(sessions[1])
+    assert enter(own, request(isid=b"xxxxxx"))[0].login.tsih == 5

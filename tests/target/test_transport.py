@@ -9,7 +9,7 @@ import pytest
 
 from iser.datamover.tcp import TcpTarget
 from iser.errors import ConnectionFailed
-from iser.login import Wishes
+from iser.login import TargetAddress, Wishes
 from iser.net import TcpListener
 from target.registry import Place
 from target.transport import TCP_MAX_R2T, TCP_RECV_LENGTH, TcpIncoming
@@ -63,3 +63,21 @@ async def test_an_initiator_that_has_gone_already_is_one_sentence() -> None:
     with pytest.raises(ConnectionFailed, match="went away before"):
         TcpIncoming(ours, HERE)
     assert ours.fileno() == -1
+
+
+@pytest.mark.parametrize(
+    ("local", "reached"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("fe80::1%eth0", "fe80::1"),
+    ],
+)
+async def test_the_address_that_was_reached_is_one_that_an_initiator_can_use(local: str, reached: str) -> None:
+    ours, theirs = await accepted()
+    incoming = TcpIncoming(ours, HERE)
+    incoming.local = (local, 3260)
+    assert incoming.reached == HERE._replace(address=TargetAddress(reached))
+    ours.close()
+    theirs.close()

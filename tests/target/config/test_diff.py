@@ -171,6 +171,21 @@ def test_words() -> None:
     ]
 
 
+def test_workers() -> None:
+    lun = [{"id": 0, "backend": "memory", "size": 4096}]
+    portals = {"p": {"listen": "iscsi://h:1"}}
+    old = config(portal=portals, target=[{"name": NAMES[0], "lun": lun}], workers=2)
+    new = config(
+        portal=portals, target=[{"name": NAMES[0], "lun": lun, "worker": 2}], workers=3, worker_ports="3300-3309"
+    )
+    moved = "ended where it has to move, and what it holds in memory is lost"
+    assert lines(old, new) == [
+        f"change target {NAMES[0]}: worker unset -> 2; touches sessions of {NAMES[0]}: {moved}",
+        "change workers: 2 -> 3; touches nothing before a restart",
+        "change worker_ports: unset -> 3300-3309; touches nothing before a restart",
+    ]
+
+
 def test_the_first_and_the_last_rule_open_and_close_a_target() -> None:
     lun = [{"id": 0, "backend": "memory", "size": 4096}]
     none, some = (config(target=[{"name": NAMES[0], "lun": lun, "acl": acl}]) for acl in ([], [{"initiator": "x"}]))
