@@ -96,9 +96,8 @@ def _portal_faults(raw: Mapping[str, Any], workers: int) -> Iterator[Fault]:
     rnic = raw.get("rnic")
     verbs = isinstance(rnic, Mapping) and rnic.get("provider") == "verbs"
     if verbs and any(listen.transport == "iser" for listen in listens):
-        yield Fault(
-            ("rnic", "provider"), f"'verbs' listens in one process; set 'softiwarp', or 1 for workers {workers}"
-        )
+        what = "'verbs' listens in one process only; set 'softiwarp', or workers = 1"
+        yield Fault(("rnic", "provider"), what)
     try:
         ports = parse_port_range(raw["worker_ports"]) if "worker_ports" in raw else None
     except UsageError:
