@@ -115,6 +115,12 @@ def test_chap_toml(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [portal.listen.transport for portal in config.portal.values()] == ["tcp", "iser"]
 
 
+def test_shipped_workers() -> None:
+    config = load(CONFIGS / "workers.toml")
+    assert (config.workers, config.worker_ports) == (2, (3300, 3303))
+    assert [target.worker for target in config.target] == [None, 2]
+
+
 def test_every_shipped_configuration_is_tested_here() -> None:
     files = (file.name for file in CONFIGS.glob("*.toml") if not file.name.startswith("bench-"))  # the initiator's
     assert sorted(files) == [
@@ -123,6 +129,7 @@ def test_every_shipped_configuration_is_tested_here() -> None:
         "file.toml",
         "ramdisk.toml",
         "two-portals.toml",
+        "workers.toml",
     ]
 
 
