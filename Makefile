@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench bench-peers conformance interop clean
+.PHONY: demo test check bench bench-peers bench-smoke conformance interop clean
 
 demo: $(STAMP)
 	$(BIN)/iser demo
@@ -28,6 +28,10 @@ bench: $(STAMP)
 # Installs tgt and libiscsi-bin, as root.  Leave the machine alone meanwhile.
 bench-peers: $(STAMP)
 	$(BIN)/python -m tests.benchmark
+
+# A minute of it: fails if a row is less than half as good as the committed one.
+bench-smoke: $(STAMP)
+	$(BIN)/python -m tests.benchmark --smoke
 
 # libiscsi's tests on our target over TCP, a minute; writes docs/conformance.md.  Needs Debian's libiscsi-bin.
 conformance: $(STAMP)

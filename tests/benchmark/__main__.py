@@ -85,13 +85,17 @@ async def _all(parts: Sequence[str]) -> int:
 
 
 async def _smoke() -> int:
+    """A row that collapsed is one that does so twice: something else on the machine may take its time for a while."""
     committed = load_rows(_PEERS)
     install_peers()
-    rows = await _measure(SMOKE)
-    lines = collapsed(rows, committed)
-    for line in lines:
-        _say(f"collapsed: {line}")
-    return 1 if lines else 0
+    lines: list[str] = []
+    for _ in range(2):
+        lines = collapsed(await _measure(SMOKE), committed)
+        if not lines:
+            return 0
+        for line in lines:
+            _say(f"collapsed: {line}")
+    return 1
 
 
 async def _measure(settings: Settings) -> list[Row]:
@@ -111,8 +115,11 @@ async def _peers() -> None:
     rows = await _measure(FULL)
     settings = {"pairs": FULL.pairs, "seconds": FULL.seconds, "sessions": FULL.sessions, "disk": FULL.disk}
     save_rows(_PEERS, environment, settings, rows)
-    lab = [*load_rows(_LAB).values()] if _LAB.exists() else []
-    put_part(_PAGE, "peers", [*describe(environment), "", *rows_table([*rows, *lab])])
+    put_part(_PAGE, "peers", [*describe(environment), "", *rows_table([*load_rows(_PEERS).values(), *_lab_rows()])])
+
+
+def _lab_rows() -> list[Row]:
+    return [*load_rows(_LAB).values()] if _LAB.exists() else []
 
 
 async def _growth() -> None:

@@ -65,17 +65,23 @@ def growth_table(series: Sequence[Series], pictures: Mapping[str, str]) -> list[
     lines = [
         f"The largest exponent is {worst.exponent:.2f} ({worst.what}, {worst.line}): {verdict}.",
         "",
-        "| cost | over | from | to | exponent |",
-        "|---|---|---|---|---|",
+        "| cost | against | iSER | exponent | TCP | exponent |",
+        "|---|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {each.what} | {each.line} | {_number(each.y[0])} {each.unit} at {each.x[0]:,.0f} {each.against} | "
-        f"{_number(each.y[-1])} {each.unit} at {each.x[-1]:,.0f} | {each.exponent:.2f} |"
-        for each in series
-    ]
+    rows: dict[tuple[str, str], dict[str, Series]] = {}
+    for each in series:
+        rows.setdefault((each.against, each.what), {})[each.line] = each
+    for (against, what), found in rows.items():
+        one = next(iter(found.values()))
+        cells = " | ".join(_ends(found.get(line, one)) for line in ("iSER", "TCP"))
+        lines.append(f"| {what} | {one.x[0]:,.0f} to {one.x[-1]:,.0f} {against} | {cells} |")
     for against, picture in pictures.items():
         lines += ["", f"![Cost against the number of {against}]({picture})"]
     return lines
+
+
+def _ends(series: Series) -> str:
+    return f"{_number(series.y[0])} to {_number(series.y[-1])} {series.unit} | {series.exponent:.2f}"
 
 
 def fairness_table(meetings: Sequence[Meeting], picture: str) -> list[str]:
@@ -102,7 +108,9 @@ def _judged(row: Row) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits or more: ``0.93``, ``15.8``, ``36,800``."""
+    """Three digits or more: ``0.0041``, ``0.93``, ``15.8``, ``36,800``."""
     if value >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    if value >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"

@@ -134,10 +134,11 @@ class Row:
 
 
 def save_rows(path: Path, environment: Mapping[str, Any], settings: Mapping[str, Any], rows: Iterable[Row]) -> None:
-    """Write the JSON.  Raises UsageError."""
+    """Write the JSON, the rows in the order of :data:`GOALS`.  Raises UsageError."""
+    order = list(GOALS)
     data = {
         "schema": SCHEMA, "version": VERSION, "environment": environment, "settings": settings,
-        "rows": [row.to_json() for row in rows],
+        "rows": [row.to_json() for row in sorted(rows, key=lambda row: order.index(row.goal.key))],
     }  # fmt: skip
     write_text(path, json.dumps(data, indent=1) + "\n")
 

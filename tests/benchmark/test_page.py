@@ -43,7 +43,7 @@ def test_growth_names_the_steepest() -> None:
     assert "The largest exponent is 0.00 (a read, TCP): nothing grows faster" in growth_table([flat], {})[0]
     lines = growth_table([flat, steep], {"LUNs": "benchmarks/growth-luns.png"})
     assert "(a start, iSER): **1 grow faster than linearly**" in lines[0]
-    assert "| a read | TCP | 5.00 us at 1 LUNs | 5.00 us at 1,000 | 0.00 |" in lines
+    assert "| a read | 1 to 1,000 LUNs | 5.00 to 5.00 us | 0.00 | 5.00 to 5.00 us | 0.00 |" in lines
     assert lines[-1] == "![Cost against the number of LUNs](benchmarks/growth-luns.png)"
 
 
