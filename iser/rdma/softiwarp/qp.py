@@ -27,6 +27,7 @@ __all__ = ["SoftQueuePair"]
 _log = logging.getLogger("iser.rdma.softiwarp")
 
 RECV_CALLS: Final = 16  # reads per wakeup, so that one busy peer does not starve the others
+READ_BUDGET: Final = 1 << 20  # bytes read per wakeup, likewise: one call may take as much
 SEND_CALLS: Final = 4  # gathered writes in a row, likewise
 ROUNDS: Final = 4  # rounds of completions and posts in one turn
 PROBE_DELAY: Final = 0.25  # seconds; see _on_readable
@@ -192,6 +193,7 @@ class SoftQueuePair(QueuePair):
         if sock is None:
             return
         ended = False
+        budget = READ_BUDGET
         try:
             for _ in range(RECV_CALLS):
                 buffers = rx.get_buffers()
@@ -200,7 +202,8 @@ class SoftQueuePair(QueuePair):
                     ended = True
                     break
                 rx.received(count)
-                if count < rx.wanted or rx.stopped:
+                budget -= count
+                if count < rx.wanted or rx.stopped or budget <= 0:
                     break
         except (BlockingIOError, InterruptedError):
             pass

@@ -26,6 +26,7 @@ from iser.rdma.api import (
 from iser.rdma.softiwarp import SoftIwarp, SoftIwarpOptions
 from iser.rdma.softiwarp.mpa import FrameReader, MpaInitiator, MpaResponder
 from iser.rdma.softiwarp.qp import SoftQueuePair
+from iser.rdma.softiwarp.rx import Receiver
 from tests.rdma.softiwarp.conftest import Run
 from tests.rdma.softiwarp.net import FAST, End, against_a_socket, connected
 from tests.rdma.softiwarp.support import buffer, read_request, tagged, untagged
@@ -75,6 +76,33 @@ def test_both_directions_at_once(run: Run) -> None:
                 assert mr.slices(0, len(data))[0] == data  # type: ignore[attr-defined]  # the region is ours
 
     run(main())
+
+
+def test_a_wakeup_reads_no_more_once_its_budget_is_used(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget, wakeups = 128 << 10, [[0]]
+    monkeypatch.setattr("iser.rdma.softiwarp.qp.READ_BUDGET", budget)
+    read, received = SoftQueuePair._read, Receiver.received
+
+    def watched_read(self: SoftQueuePair) -> None:
+        wakeups.append([])
+        read(self)
+
+    def watched_received(self: Receiver, count: int) -> None:
+        wakeups[-1].append(count)
+        received(self, count)
+
+    monkeypatch.setattr(SoftQueuePair, "_read", watched_read)
+    monkeypatch.setattr(Receiver, "received", watched_received)
+
+    async def main() -> None:
+        async with connected() as (a, b):
+            mr = b.region([buffer(4 << 20)])
+            a.qp.post_send(RdmaWrite("write", [buffer(4 << 20)], mr.iova, mr.rkey), Send("send", []))
+            await b.completes(("recv", 0))
+
+    run(main())
+    assert any(sum(counts) >= budget for counts in wakeups)
+    assert all(sum(counts[:-1]) < budget for counts in wakeups)
 
 
 def test_completions_come_in_batches_and_never_inside_a_post(run: Run) -> None:
