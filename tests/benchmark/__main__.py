@@ -19,6 +19,7 @@ from typing import Any, Final
 from initiator.bench.environment import describe_environment
 from initiator.bench.result import write_text
 from iser.errors import IserError
+from tests.benchmark.busy import measure_workers
 from tests.benchmark.fairness import Meeting, measure_fairness
 from tests.benchmark.growth import measure_growth
 from tests.benchmark.host import BenchmarkError, install_peers, raise_file_limit, versions, work_folder
@@ -102,7 +103,8 @@ async def _measure(settings: Settings) -> list[Row]:
     with work_folder(3 * settings.disk) as folder:
         async with AsyncExitStack() as stack:
             site = await Site.start(stack, folder, settings)
-            return await measure_rows(site, _say)
+            rows = await measure_rows(site, _say)
+        return [*rows, await measure_workers(folder, settings, _say)]
 
 
 def _environment() -> dict[str, Any]:

@@ -74,6 +74,14 @@ GOALS: Final[Mapping[str, Goal]] = {
         Goal("memory-tcp", "memory of an idle session, TCP", "tgtd, TCP", _KIB, 300, 100, unit=_KIB, lower=True),
         Goal("memory-iser", "memory of an idle session, iSER", "tgtd, TCP", _KIB, 300, 100, unit=_KIB, lower=True),
         Goal(
+            "workers",
+            "two busy targets on two workers, over TCP: 4 KiB random read",
+            "both in one process",
+            _IOPS,
+            1.6,
+            1.8,
+        ),
+        Goal(
             "lab-64k", "our target on rxe, the kernel's initiator, fio 64 KiB read", "tgt, iSER on rxe", _MB, 0.5, 1.0
         ),
     )
