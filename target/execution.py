@@ -13,7 +13,7 @@ from iser.errors import BackendError, PduError, UsageError
 from iser.login import NegotiatedParameters
 from iser.pdu import COMMAND_ATTRIBUTE_MASK, COMMAND_READ, COMMAND_WRITE, FINAL, DataOut, Pdu, ScsiCommand, full_cdb
 from iser.pdu.const import RejectReason
-from iser.scsi.codes import LBA_OUT_OF_RANGE, SenseCode
+from iser.scsi.codes import INVALID_INFORMATION_UNIT, LBA_OUT_OF_RANGE, SenseCode
 from iser.scsi.const import SenseKey, Status
 from iser.scsi.sense import build_sense
 from iser.sg import scatter, slice_views
@@ -171,9 +171,13 @@ class Execution:
         """The data movement numbered ``sn`` is over without its data: the task ends (RFC 7143 section 11.4.7.2)."""
         task = self._reads.pop(sn)
         task.moving = False
+        self._answer(task, self._refused(task, _WRONG_AMOUNT), 0)
+
+    def _refused(self, task: Task, code: SenseCode) -> Done:
+        """CHECK CONDITION by the rules of the transport."""
         unit = self._device.unit(task.bhs.lun)
         descriptor = unit is not None and unit.descriptor_sense  # it may be gone since the command came
-        self._answer(task, Done(Status.CHECK_CONDITION, build_sense(_WRONG_AMOUNT, descriptor=descriptor)), 0)
+        return Done(Status.CHECK_CONDITION, build_sense(code, descriptor=descriptor))
 
     def abort(self, task: Task) -> None:
         """End a task without a response, now or as soon as its memory is no longer in use.
@@ -233,8 +237,10 @@ class Execution:
 
     def _read(self, task: Task, plan: ReadMedia) -> None:
         bhs = task.bhs
-        # An initiator that announces a write expects no byte of a read: none is sent, and none is lost.
-        length = min(plan.length, bhs.edtl) if not bhs.flags & COMMAND_WRITE else 0
+        if bhs.flags & COMMAND_WRITE:  # who announces a write expects no byte of a read, so none moves
+            self._answer(task, GOOD, 0)
+            return
+        length = min(plan.length, bhs.edtl)
         if not length:
             self._answer(task, GOOD, plan.length)
             return
@@ -279,7 +285,7 @@ class Execution:
     def _write(self, task: Task, plan: WriteMedia, immediate: memoryview | bytes | bytearray) -> None:
         bhs = task.bhs
         if bhs.flags & COMMAND_READ:
-            self._answer(task, plan.lu.check(_WRONG_DIRECTION), 0)
+            self._answer(task, plan.lu.check(INVALID_INFORMATION_UNIT), 0)
             return
         length = min(plan.length, bhs.edtl)
         length -= length % plan.lu.backend.block_size
@@ -315,7 +321,10 @@ class Execution:
         self._collect(task, [staging[:length]], early or b"")
 
     def _parameters(self, task: Task, plan: Async, immediate: memoryview | bytes | bytearray) -> None:
-        length = min(plan.data_out_length, task.bhs.edtl) if task.bhs.flags & COMMAND_WRITE else 0
+        if plan.data_out_length and task.bhs.flags & COMMAND_READ:
+            self._answer(task, self._refused(task, INVALID_INFORMATION_UNIT), 0)
+            return
+        length = min(plan.data_out_length, task.bhs.edtl)
         task.wanted = length
         if not length:
             self._spawn(task, self._run(task, plan))
@@ -384,10 +393,10 @@ class Execution:
         if not data or task.aborted:
             self._answer(task, done, data_out_length)
             return
-        length = min(len(data), task.bhs.edtl) if task.bhs.flags & COMMAND_READ else 0
-        if length:
-            self._datamover.put_data(task.bhs.itt, [memoryview(data)[:length]], 0, 0, notify=False)
-        self._answer(task, done, len(data))
+        bhs = task.bhs
+        if bhs.flags & COMMAND_READ and bhs.edtl:
+            self._datamover.put_data(bhs.itt, [memoryview(data)[: min(len(data), bhs.edtl)]], 0, 0, notify=False)
+        self._answer(task, done, 0 if bhs.flags & COMMAND_WRITE else len(data))
 
     def _answer(self, task: Task, done: Done, length: int) -> None:
         if task.aborted or task.ended:
@@ -433,9 +442,7 @@ class Execution:
             self._answer(task, plan.lu.complete_error(error, isinstance(plan, WriteMedia)), 0)
         except UsageError as error:
             log.info("%s: task %#x: the LUN shrank meanwhile: %s", self._datamover.name, task.bhs.itt, error)
-            unit = self._device.unit(task.bhs.lun)
-            descriptor = unit is not None and unit.descriptor_sense
-            self._answer(task, Done(Status.CHECK_CONDITION, build_sense(LBA_OUT_OF_RANGE, descriptor=descriptor)), 0)
+            self._answer(task, self._refused(task, LBA_OUT_OF_RANGE), 0)
         except Exception:
             log.exception("%s: task %#x: internal error", self._datamover.name, task.bhs.itt)
             self._answer(task, Done(Status.TASK_ABORTED), 0)
@@ -446,6 +453,5 @@ class Execution:
 
 
 _WRONG_AMOUNT: Final = SenseCode(SenseKey.ABORTED_COMMAND, 0x0C, 0x0D)  # not enough unsolicited data, or out of step
-_WRONG_DIRECTION: Final = SenseCode(SenseKey.ILLEGAL_REQUEST, 0x0E, 0x03)  # invalid field in command information unit
 _FIELD: Final = RejectReason.INVALID_PDU_FIELD
 _PROTOCOL: Final = RejectReason.PROTOCOL_ERROR
