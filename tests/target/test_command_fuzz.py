@@ -134,6 +134,10 @@ def sensible(draw: st.DrawFn) -> bytes:
         cdb[1:5] = (0, 0, 0, 255) if draw(st.booleans()) else (1, draw(st.sampled_from(list(VpdPage))), 1, 0)
     elif opcode in (Opcode.MODE_SENSE_6, Opcode.MODE_SENSE_10):
         cdb[2:4] = draw(st.sampled_from((0x08, 0x0A, 0x1C, 0x3F, 0x4A, 0x88))), 0
+    elif opcode in (Opcode.MODE_SELECT_6, Opcode.MODE_SELECT_10):
+        cdb[1] = 0x10
+    elif opcode == Opcode.LOG_SENSE:
+        cdb[1:9] = (0, draw(st.sampled_from((0, 0x2F))), 0, 0, 0, 0, 0, 255)
     elif opcode == Opcode.PERSISTENT_RESERVE_OUT:
         cdb[2] = draw(st.integers(1, 8))
     elif opcode == Opcode.SERVICE_ACTION_IN_16:
