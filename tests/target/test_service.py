@@ -15,6 +15,7 @@ import typer
 
 from target.admin import DEFAULT_SOCKET
 from target.cli import app
+from target.workers.worker import STOP_TIMEOUT
 
 UNIT = Path(__file__).parents[2] / "configs" / "iser-target.service"
 
@@ -53,6 +54,10 @@ def test_it_waits_for_ready_and_has_no_privileges(service: configparser.SectionP
     assert service["ProtectSystem"] == "strict"
     assert "char-infiniband rw" in service["DeviceAllow"]
     assert "AF_NETLINK" in service["RestrictAddressFamilies"].split()
+
+
+def test_systemd_waits_longer_than_the_target_for_a_store_that_hangs(service: configparser.SectionProxy) -> None:
+    assert int(service["TimeoutStopSec"]) > STOP_TIMEOUT
 
 
 def test_systemd_takes_it_and_finds_it_safe(tmp_path: Path) -> None:
