@@ -77,6 +77,15 @@ class Run:
         self.left = length
         foreseen.reverse()
 
+    def go_on(self, header: bytes, trailer: int, last: bool, pieces: list[memoryview], length: int) -> None:
+        """Receive another segment, of which ``length`` bytes are missing, after one that foresaw nothing."""
+        self.header = header
+        self.trailer = trailer
+        self.last = last
+        self.left = length
+        self._pieces = pieces
+        self._at = self._skip = 0
+
     def buffers(self) -> list[memoryview]:
         """What is not filled yet: all of it, or RUN_PIECES views and one more."""
         pieces = self._pieces[self._at : self._at + RUN_PIECES + 1]
@@ -86,10 +95,13 @@ class Run:
 
     def took(self, count: int) -> int:
         """``count`` bytes were put into the buffers; returns how many of them came behind the run's end."""
-        placed = min(count, self.left)
-        self.left -= placed
+        left, foreseen = self.left, self._foreseen
+        if count >= left and not foreseen:
+            self.left = 0
+            return count - left
+        placed = min(count, left)
+        self.left = left - placed
         self._came += placed
-        foreseen = self._foreseen
         while foreseen and self._came >= foreseen[-1][0]:
             end, at, header = foreseen.pop()
             if self._pieces[at][_CRC:] != header:

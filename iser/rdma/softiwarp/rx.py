@@ -223,8 +223,10 @@ class Receiver:
             del pieces[RUN_PIECES:]
             self.wanted = sum(map(len, pieces))
             return pieces
-        # As much of the next segment as _parse looks at, so that its payload is received in place again.
-        tail = _TAIL_LAST if run.last else run.trailer + _MIN_FPDU
+        # Of the next segment as much as _goes_on or _parse looks at, so that its payload is received in place again.
+        tail = (
+            _TAIL_LAST if run.last else run.trailer + (_MIN_FPDU if self._region is None or self.crc else _TAGGED_DATA)
+        )
         self.wanted = run.left + tail
         pieces.append(self._view[:tail])
         return pieces
@@ -243,10 +245,43 @@ class Receiver:
             if run.strays is not None:
                 self._unforeseen(run.strays)
                 return
-            if run.left:
+            if run.left or self._goes_on(run):
                 return
         if run is None or self._finish_steered(run):
             self._parse()
+
+    def _goes_on(self, run: Run) -> bool:
+        """Go on in place with the next segment of a Write, when all of it is as expected; False leaves it to _parse."""
+        region, data = self._region, run.trailer + _TAGGED_DATA
+        have = self._end - data
+        if region is None or have < 0 or self.crc:
+            return False
+        ulpdu, control, stag, to = TAGGED.unpack_from(self._buf, run.trailer)
+        length, offset = ulpdu - TAGGED_HEADER, to - region.iova
+        left = length - have
+        # The rest of what region.check() looks at has been checked for the segment before, under the same key.
+        if (
+            control & CTRL_MASK != OP_WRITE
+            or stag != region.rkey
+            or not region.valid
+            or stag != TAGGED.unpack_from(run.header)[2]
+            or left < STEER_MIN
+            or offset < 0
+            or offset + length > region.length
+        ):
+            return False
+        view, flat = self._view, region.flat
+        if run.last:
+            self.writes += 1
+        if not self.has_heard:
+            self._first_heard()
+        if have:
+            _scatter(region.slices(offset, have), view, data)
+        pieces = [flat[offset + have : offset + length]] if flat is not None else region.slices(offset + have, left)
+        header = bytes(view[run.trailer : data])
+        run.go_on(header, (-(ulpdu + _ULPDU) & 3) + _MIN_TRAILER, bool(control & CTRL_LAST), pieces, left)
+        self._end = 0
+        return True
 
     def feed(self, data: memoryview) -> None:
         """Receive ``data`` as if read from a socket."""
