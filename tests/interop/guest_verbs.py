@@ -184,6 +184,7 @@ class Guest:
             raise _NotOffered(f"the peer answers {TaskManagementResponseCode(code).name}")
         assert code == TaskManagementResponseCode.FUNCTION_COMPLETE, code
         because = self._task.spares_commands
+        assert lun.link.datamover.live_keys == 0, "keys of commands that ended still work"
         assert ended == (0 if because else DEPTH), f"ended {ended} of {DEPTH} running reads"
         await self._works_again()
         return f"ended {ended} of {DEPTH} running reads{because and ': '}{because}"

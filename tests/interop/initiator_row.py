@@ -176,6 +176,7 @@ class InitiatorRow:
             because = peer.spares_commands
             notes.add(f"ended {ended} of {DEPTH} running reads{because and ': '}{because}")
             assert ended == (0 if because else DEPTH)
+        assert lun.link.datamover.live_keys == 0
         await self._works_again(peer)
 
     @staticmethod

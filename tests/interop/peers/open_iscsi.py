@@ -6,12 +6,11 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Protocol
 
-from tests.interop.peers.ours import OurTarget
 from tests.lab import LabError, Machine
 
-__all__ = ["NAME", "Disk", "OpenIscsi"]
+__all__ = ["NAME", "Disk", "OpenIscsi", "Target"]
 
 NAME: Final = "iqn.2026-11.lab:kernel"
 _NONE: Final[Mapping[str, str]] = {}
@@ -32,6 +31,18 @@ done
 echo iscsid does not answer >&2
 exit 1
 """
+
+
+class Target(Protocol):
+    """What is asked of a target to log in to."""
+
+    @property
+    def name(self) -> str:
+        """Its iSCSI name."""
+
+    @property
+    def portal(self) -> str:
+        """As the guest reaches it."""
 
 
 class Disk:
@@ -55,12 +66,12 @@ class OpenIscsi:
         self._lab = lab
         lab.run(_SETUP)
 
-    def discover(self, target: OurTarget) -> str:
+    def discover(self, target: Target) -> str:
         """What ``iscsiadm`` prints."""
         return self._lab.run(f"iscsiadm -m discovery -t st -p {target.portal} -I iser").out
 
     @contextmanager
-    def disk(self, target: OurTarget, settings: Mapping[str, str] = _NONE) -> Iterator[Disk]:
+    def disk(self, target: Target, settings: Mapping[str, str] = _NONE) -> Iterator[Disk]:
         """Log in, and log out in the end.  ``settings`` are of the node record."""
         self.login(target, settings)
         try:
@@ -68,22 +79,26 @@ class OpenIscsi:
         finally:
             self.logout(target)
 
-    def login(self, target: OurTarget, settings: Mapping[str, str] = _NONE) -> None:
+    def login(self, target: Target, settings: Mapping[str, str] = _NONE) -> None:
         """The record is made by hand: discovery tells the address on the far side of the NAT."""
         node = _node(target)
         lines = [f"iscsiadm {node} -o new -I iser"]
         lines += [f"iscsiadm {node} -o update -n '{name}' -v {value}" for name, value in settings.items()]
         self._lab.run("\n".join(["set -e", *lines, f"iscsiadm {node} --login"]))
 
-    def logout(self, target: OurTarget) -> None:
+    def logout(self, target: Target) -> None:
         """And forget the record."""
         self._lab.run(f"iscsiadm {_node(target)} --logout; iscsiadm {_node(target)} -o delete")
+
+    def forget(self, target: Target) -> None:
+        """Forget the record of a login that failed."""
+        self._lab.run(f"iscsiadm {_node(target)} -o delete", check=False)
 
     def sessions(self) -> str:
         """What ``iscsiadm`` prints of the sessions; "" if there is none."""
         return self._lab.run("iscsiadm -m session -P 3", check=False).out
 
-    def find_disk(self, target: OurTarget) -> Disk:
+    def find_disk(self, target: Target) -> Disk:
         """The disk of a session; it comes a while after the login.  Raises LabError."""
         end = time.monotonic() + _DISK_SECONDS
         while time.monotonic() < end:
@@ -96,7 +111,7 @@ class OpenIscsi:
         raise LabError(f"no disk of {target.name} within {_DISK_SECONDS:g} seconds")
 
 
-def _node(target: OurTarget) -> str:
+def _node(target: Target) -> str:
     return f"-m node -T {target.name} -p {target.portal}"
 
 

@@ -90,9 +90,8 @@ class _WithOurs(_VerbsRow):
         """Our target beside it in the guest."""
         address, port = _ADDRESSES[cls.row.fabric], 3270 + list(Fabric).index(cls.row.fabric)
         target = GuestTarget(lab, address, port)
-        target.start()
-        yield _played(lab, _task(target, address, port, port))
-        target.stop()
+        with target.process.serving():
+            yield _played(lab, _task(target, address, port, port))
 
 
 class _WithLio(_VerbsRow):
