@@ -102,8 +102,10 @@ class Channel:
             if length > MAX_MESSAGE or count > len(self._descriptors):
                 raise PduError(f"a message of {length} bytes with {count} descriptors")
             if len(self._buffer) < end:
-                return
+                break
             message = bytes(self._buffer[_HEADER.size : end])
             del self._buffer[:end]
             own, self._descriptors = self._descriptors[:count], self._descriptors[count:]
             self._on_message(message, own)
+        if len(self._descriptors) > MAX_DESCRIPTORS:
+            raise PduError(f"{len(self._descriptors)} descriptors that belong to no message")

@@ -94,6 +94,8 @@ class Answer:
             number, value, error, usage = json.loads(data)
         except (ValueError, TypeError, RecursionError) as problem:
             raise ConnectionLost("a worker said what is no answer") from problem
+        if not isinstance(number, int):
+            raise ConnectionLost("a worker said what is no answer")
         return Answer(number, value, bool(error), bool(usage))
 
     def failure(self) -> IserError | None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from iser.errors import ConnectionLost
-from target.workers.channel import MAX_MESSAGE, Channel
+from target.workers.channel import MAX_DESCRIPTORS, MAX_MESSAGE, Channel
 from tests.target.peer import until
 
 
@@ -81,6 +84,50 @@ async def test_what_is_no_message_ends_the_channel(header: bytes) -> None:
     await until(lambda: end.ends)
     assert end.messages == []
     ours.close()
+
+
+async def test_descriptors_that_belong_to_nothing_end_the_channel() -> None:
+    ours, theirs = socket.socketpair()
+    end = End(theirs)
+    read, write = os.pipe()
+    frame = (1).to_bytes(4, "big") + bytes(2) + b"x"  # of a message without descriptors
+    for _ in range(3):
+        socket.send_fds(ours, [frame], [write] * (MAX_DESCRIPTORS // 2))
+        await asyncio.sleep(0.01)
+    os.close(write)
+    await until(lambda: end.ends)
+    assert len(end.messages) == 3
+    assert os.read(read, 1) == b""
+    os.close(read)
+    ours.close()
+
+
+@given(st.lists(st.tuples(st.binary(max_size=60), st.integers(0, 2)), max_size=6), st.integers(0, 1 << 32))
+@settings(max_examples=40, deadline=None)
+def test_however_the_bytes_come(messages: list[tuple[bytes, int]], seed: int) -> None:
+    """Cut anywhere; the descriptors of a message come with the first byte of its header."""
+    randomness = random.Random(seed)
+
+    async def check() -> None:
+        ours, theirs = socket.socketpair()
+        end = End(theirs)
+        with ours, open(os.devnull, "rb") as file:  # noqa: ASYNC230 - opens at once
+            for data, count in messages:
+                frame = len(data).to_bytes(4, "big") + count.to_bytes(2, "big") + data
+                socket.send_fds(ours, [frame[:1]], [file.fileno()] * count)
+                rest = frame[1:]
+                while rest:
+                    cut = randomness.randint(1, len(rest))
+                    ours.sendall(rest[:cut])
+                    rest = rest[cut:]
+                    await asyncio.sleep(0)
+        await until(lambda: end.ends)
+        assert [(data, len(descriptors)) for data, descriptors in end.messages] == messages
+        for _, descriptors in end.messages:
+            for each in descriptors:
+                os.close(each)
+
+    asyncio.run(check())
 
 
 async def test_descriptors_of_a_message_that_never_comes_are_closed() -> None:

@@ -28,7 +28,7 @@ def test_an_answer_is_a_result_or_an_error_in_words() -> None:
         assert str(failure) == "words"
 
 
-@given(st.binary(max_size=40) | st.sampled_from([b"[1]", b"{}", b"3", b"null", b"[" * 99_999]))
+@given(st.binary(max_size=40) | st.sampled_from([b"[1]", b"{}", b"3", b"null", b"[[1],2,3,4]", b"[" * 99_999]))
 def test_what_is_no_answer_is_told_as_that(data: bytes) -> None:
     with pytest.raises(ConnectionLost):
         Answer.decode(data)
