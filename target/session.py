@@ -40,7 +40,7 @@ from target.counters import LunCounters
 from target.execution import Execution
 from target.numbering import Numbering
 from target.quick import QuickWay
-from target.scsi import Done, LogicalUnit, TargetDevice
+from target.scsi import Done, LogicalUnit, TargetDevice, TaskSet
 from target.task import Task
 
 __all__ = ["MAX_DRAINING", "MAX_IMMEDIATE", "Session", "SessionOwner"]
@@ -152,6 +152,10 @@ class Session:
         self._held.clear()
         for task in list(self.tasks.values()):
             self._drop(task)
+        for task in self.ending:
+            unit = self.unit(task.bhs.lun)
+            if unit is not None:
+                TaskSet.of(unit).outlast(task)
 
     def connection_lost(self) -> None:
         """The connection has ended and is flushed: drop every task and free all that it held."""

@@ -5,6 +5,10 @@ OF QUEUE begins at once, before all that have not begun.  There is one task set 
 
 A unit whose commands are all SIMPLE has no task set, and nothing is kept about them.  The first other command makes
 one, from what runs then; it goes with the last.
+
+An aborted command may still write for a moment.  Whoever aborted it waits for that, but where its I_T nexus is lost
+there is nobody to wait.  So nobody else begins anything on the unit before: what an initiator writes that has logged in
+again, or that has taken over, must not be overwritten by what was given up.
 """
 
 from __future__ import annotations
@@ -67,6 +71,12 @@ class TaskSet:
             return True
         self._held[command] = attribute, begin
         return False
+
+    def outlast(self, command: Command) -> None:
+        """Nothing begins before ``command`` has ended, which was aborted with its I_T nexus and is not over yet."""
+        if command not in self._begun:
+            self._watch(command)
+        self._begun[command] = ORDERED
 
     def _may_begin(self, attribute: int) -> bool:
         """Whether the oldest command that waits may go on waiting no longer."""

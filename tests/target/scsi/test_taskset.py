@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -245,6 +246,25 @@ async def test_a_session_that_is_lost_takes_its_commands_out_of_the_order() -> N
         stored = bytearray(512)
         await one.command(read_blocks(1, 1), read=stored)
         assert not any(stored)
+
+
+@pytest.mark.parametrize("isid", [bytes.fromhex("80cafe000001"), TWO])
+async def test_what_a_lost_session_still_writes_is_not_seen_after_what_comes_next(isid: bytes) -> None:
+    """By the initiator that logs in again, or by another one that takes over."""
+    late = {"on": "write", "action": "delay", "seconds": 0.3}  # the first write only
+    async with serving(config(target=disk(late))) as (server, port):
+        async with served(port) as one:
+            one.send_command(write_blocks(0, 1), write=b"\1" * 512)
+            await until(lambda: list(lu_of(server).running()))
+        async with served(port, isid=isid) as two:
+            response, _ = await two.command(write_blocks(0, 1), write=b"\2" * 512)
+            assert response.status == 0
+            for seconds in (0, 0.35):
+                await asyncio.sleep(seconds)
+                stored = bytearray(512)
+                await two.command(read_blocks(0, 1), read=stored)
+                assert bytes(stored) == b"\2" * 512
+            assert not lu_of(server).gated
 
 
 async def test_a_unit_attention_is_told_to_the_command_that_begins_first() -> None:
