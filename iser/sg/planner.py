@@ -105,6 +105,8 @@ class Planner:
         self._strategy = name
         self._chosen = self._strategies.get(name)
         self.splits = name == Split.name
+        # Where a copy is asked for by name, it is what it costs a kernel; as a fallback it is to cost little.
+        self._resources.bounce.keep = name != BOUNCE
 
     @property
     def in_use(self) -> int:

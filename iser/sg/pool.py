@@ -10,6 +10,7 @@ from collections import deque
 from typing import Final
 
 from iser.errors import PoolEmpty, UsageError
+from iser.rdma.address import address_of
 from iser.rdma.api import DeviceAttributes, DeviceCap, MemoryRegion, MrType, ProtectionDomain
 from iser.sg.counters import RegistrationCounters
 from iser.sg.sglist import SgList
@@ -75,12 +76,14 @@ def size_class(length: int) -> int:
 
 
 class BouncePool:
-    """Page-aligned memory to copy through, by power-of-two size, up to ``limit`` bytes.
+    """Page-aligned memory to copy through, up to ``limit`` bytes.
 
-    What is idle beyond MAX_IDLE_BOUNCE is let go.  ``counters.allocations`` counts pages that were not there before.
+    With ``keep`` it comes in powers of two and waits for the next command, but for what is idle beyond MAX_IDLE_BOUNCE.
+    Without, each command allocates its pages and frees them, as kernels do.  ``counters.allocations`` counts pages that
+    were not there before.
     """
 
-    __slots__ = ("_counters", "_free", "_idle", "_limit", "_pd", "high_water", "in_use")
+    __slots__ = ("_counters", "_free", "_idle", "_limit", "_pd", "high_water", "in_use", "keep")
 
     def __init__(self, pd: ProtectionDomain, counters: RegistrationCounters, limit: int = MAX_BOUNCE) -> None:
         self._pd = pd
@@ -88,20 +91,21 @@ class BouncePool:
         self._limit = limit
         self._free: dict[int, list[memoryview]] = {}
         self._idle = 0
+        self.keep = True
         self.in_use = 0
         self.high_water = 0
 
     def take(self, length: int) -> memoryview:
         """At least ``length`` bytes; give the very same object back.  Raises PoolEmpty."""
-        size = size_class(length)
+        size = size_class(length) if self.keep else -(-length // PAGE) * PAGE
         if self.in_use and self.in_use + size > self._limit:
             raise PoolEmpty(f"all {self._limit} bytes of bounce memory are in use; lower the queue depth")
-        idle = self._free.get(size)
+        idle = self._free.get(size) if self.keep else None
         if idle:
             self._idle -= size
             memory = idle.pop()
         else:
-            memory = self._pd.alloc_buffer(size)
+            memory = self._pd.alloc_buffer(size) if self.keep else _pages(size)
             self._counters.allocations += size // PAGE
         self.in_use += size
         self.high_water = max(self.high_water, self.in_use)
@@ -111,9 +115,16 @@ class BouncePool:
         """Take memory back."""
         size = len(memory)
         self.in_use -= size
-        if self._idle + size <= MAX_IDLE_BOUNCE:
+        if self.keep and size == size_class(size) and self._idle + size <= MAX_IDLE_BOUNCE:
             self._free.setdefault(size, []).append(memory)
             self._idle += size
+
+
+def _pages(size: int) -> memoryview:
+    """``size`` bytes that begin at a page, from the allocator of the process."""
+    memory = memoryview(bytearray(size + PAGE - 1))
+    start = -address_of(memory) % PAGE
+    return memory[start : start + size]
 
 
 class Slot:

@@ -201,11 +201,12 @@ def scatter(source: memoryview | bytes | bytearray, views: Sequence[memoryview])
     """Copy ``source`` over ``views``, from their first byte on, as far as both go."""
     at, total = 0, len(source)
     for view in views:
-        length = min(len(view), total - at)
-        if not length:
+        end = at + len(view)
+        if end > total:
+            view[: total - at] = source[at:]
             return
-        view[:length] = source[at : at + length]
-        at += length
+        view[:] = source[at:end]
+        at = end
 
 
 def _pieces(buffers: Buffer | Iterable[Buffer]) -> Sequence[Buffer]:

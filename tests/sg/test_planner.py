@@ -78,6 +78,17 @@ def test_no_bounce_refuses_instead_of_copying() -> None:
     assert plan.counters.bytes_copied == 0
 
 
+@pytest.mark.parametrize(("strategy", "pages"), [("bounce", 3), ("frwr", 1)])
+def test_a_copy_that_was_asked_for_allocates_for_each_command_and_a_fallback_does_not(
+    strategy: str, pages: int
+) -> None:
+    plan = planner(strategy=strategy)
+    for _ in range(3):
+        plan.release(plan.register(carve(GAPPY), Direction.WRITE), 0)
+    assert plan.counters.allocations == pages
+    assert plan.counters.bytes_copied == 3 * 180
+
+
 def test_a_destination_that_overlaps_is_bounced_or_refused_and_a_source_is_not() -> None:
     arena = Arena()
     sg = SgList.of(arena.cut([(0, 100), (50, 100)]), writable=True)

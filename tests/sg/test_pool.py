@@ -57,6 +57,31 @@ def test_bounce_memory_is_page_aligned_and_reused() -> None:
     assert counters.allocations == 2
 
 
+def test_bounce_memory_that_is_not_kept_is_of_whole_pages_and_new_for_each_command() -> None:
+    pd, _ = domain()
+    counters = RegistrationCounters()
+    pool = BouncePool(pd, counters)
+    pool.keep = False
+    memory = pool.take(3 * 4096 + 1)
+    assert len(memory) == 4 * 4096
+    assert SgList.of(memory, writable=True).addresses[0] % 4096 == 0
+    pool.give(memory)
+    assert pool.take(3 * 4096 + 1) is not memory
+    assert counters.allocations == 8
+
+
+def test_what_was_not_made_to_be_kept_is_no_memory_for_a_larger_command() -> None:
+    """The strategy may change while commands are on their way."""
+    pd, _ = domain()
+    pool = BouncePool(pd, RegistrationCounters())
+    pool.keep = False
+    odd = pool.take(3 * 4096)
+    pool.keep = True
+    pool.give(odd)
+    assert len(pool.take(4 * 4096)) == 4 * 4096
+    assert pool.in_use == 4 * 4096
+
+
 def test_bounce_memory_has_a_limit_that_one_large_piece_may_pass() -> None:
     pd, _ = domain()
     pool = BouncePool(pd, RegistrationCounters(), limit=8192)

@@ -1,4 +1,8 @@
-"""Bounce: copy through page-aligned memory of our own, registered for each command."""
+"""Bounce: copy through page-aligned memory of our own, registered for each command.
+
+Under the strategy of this name that memory is allocated for each command and freed with it, as kernels do that.  Where
+another strategy falls back to it, it is kept for the next command.
+"""
 
 from __future__ import annotations
 
