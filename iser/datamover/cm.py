@@ -1,4 +1,4 @@
-"""The four bytes that iSER peers exchange in the connection manager's private data (RFC 7145 annex A.2)."""
+"""The four bytes that iSER peers exchange in the connection manager's private data (IBTA annex A12)."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ CASES: Final = (
     Case("immediate", "a write whose data travels with it", "RFC 7143 11.3, 13.11", _whole, destructive=True),
     Case("immediate-part", "immediate data, and the rest by RDMA Read", "RFC 7145 7.3.1", _part, destructive=True),
     Case("immediate-block", "one block of immediate data, and the rest", "RFC 7145 7.3.1", _sector, destructive=True),
-    Case("immediate-odd", "immediate data of odd length, padded", "RFC 7143 11.2.3", _odd, destructive=True),
+    Case("immediate-odd", "immediate data of odd length, padded", "RFC 7143 11.1, 11.2.4", _odd, destructive=True),
     Case(
         "unsolicited", "unsolicited Data-Outs up to FirstBurstLength", "RFC 7143 13.10", _unsolicited, destructive=True
     ),

@@ -1,4 +1,4 @@
-"""Remote invalidation: the right key, and only with SCSI Responses of commands that have one (RFC 7145 7.3.2, A.2)."""
+"""Remote invalidation: the right key, and only with SCSI Responses that have one (RFC 7145 7.3.2; IBTA annex A12)."""
 
 from __future__ import annotations
 
@@ -110,6 +110,6 @@ CASES: Final = (
     Case("many", "each response its own command's key", "RFC 7145 7.3.2", _many),
     Case("writes", "a response invalidates the write's key", "RFC 7145 7.3.2", _writes, destructive=True),
     Case("only-tagged", "nothing else invalidates a key", "RFC 7145 7.3.2", _only_tagged),
-    Case("not-offered", "none where the initiator does not offer it", "RFC 7145 A.2", _not_offered),
-    Case("no-private-data", "none where the initiator says nothing", "RFC 7145 A.2", _silent),
+    Case("not-offered", "none where the initiator does not offer it", "IBTA annex A12", _not_offered),
+    Case("no-private-data", "none where the initiator says nothing", "IBTA annex A12", _silent),
 )

@@ -216,7 +216,7 @@ CASES: Final = (
     Case("second-connection", "no second connection with MaxConnections=1", "RFC 7143 13.2", _second_connection),
     Case("reinstatement", "the same nexus with TSIH 0 ends its old session", "RFC 7143 6.3.5", _reinstatement),
     Case("parallel", "another ISID is another session", "RFC 7143 4.4.3", _parallel),
-    Case("ready", "a command right behind the final response", "RFC 7143 6.3.4", _ready),
+    Case("ready", "a command right behind the final response", "RFC 7143 4.2.5", _ready),
     Case("many", "logins and ends, one after the other", "RFC 7143 6.3", _many),
     Case("session-type", "an unknown SessionType is refused", "RFC 7143 13.21", _session_type),
     Case("auth-method", "an unknown AuthMethod alone is refused", "RFC 7143 12.1", _auth_method),
