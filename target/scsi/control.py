@@ -33,8 +33,12 @@ _LBPME, _LBPRZ = 0x80, 0x40
 _DEFECT_BITS = 0x1F
 _PAGE = 0x3F
 _EXCEPTIONS_LOG = 0x2F
+_NO_TEMPERATURE: Final = 0xFF
 #: The pages of LOG SENSE with their parameters; Informational Exceptions has one, which says that there are none.
-_LOGS: Final = {0x00: bytes((0x00, _EXCEPTIONS_LOG)), _EXCEPTIONS_LOG: bytes((0, 0, 0x03, 4, 0, 0, 0, 0))}
+_LOGS: Final = {
+    0x00: bytes((0x00, _EXCEPTIONS_LOG)),
+    _EXCEPTIONS_LOG: bytes((0, 0, 0x03, 4, 0, 0, _NO_TEMPERATURE, 0)),
+}
 
 
 def test_unit_ready(lu: LogicalUnit, task: ScsiTask) -> Plan:

@@ -91,7 +91,7 @@ async def _extended_copy(lu: LogicalUnit, task: ScsiTask, length: int) -> Done:
         parsed = list(_parse_segments(segments))
     except _Refused as refused:
         return lu.check(refused.code)
-    status, done = await _copy_all(lu, task.nexus, units, parsed)
+    status, done = await _copy_all(lu, task, units, parsed)
     if flags >> 3 & 0x03 in _HOLD_USAGES:
         lu.copies.put(task.nexus.id, identifier, status)
     return done
@@ -152,14 +152,14 @@ def _parse_segments(data: bytes) -> Iterator[_Raw]:
 
 
 async def _copy_all(
-    lu: LogicalUnit, nexus: Nexus, units: list[LogicalUnit | None], segments: list[_Raw]
+    lu: LogicalUnit, task: ScsiTask, units: list[LogicalUnit | None], segments: list[_Raw]
 ) -> tuple[CopyStatus, Done]:
     """One segment after the other; the first that fails ends the copy."""
     written = 0
     for number, raw in enumerate(segments):
         try:
-            segment = _resolve(nexus, units, raw)
-            await _copy(segment)
+            segment = _resolve(task.nexus, units, raw)
+            await _copy(segment, task)
         except _Refused as refused:
             return CopyStatus(False, number, written), lu.check(refused.code)
         except BackendError:
@@ -189,10 +189,12 @@ def _usable(unit: LogicalUnit, nexus: Nexus, access: Access) -> bool:
     return not unit.ejected and unit.sanitizing is None and not conflicts(unit, nexus, access)
 
 
-async def _copy(segment: _Segment) -> None:
-    """A chunk at a time, so that others get their turn."""
+async def _copy(segment: _Segment, task: ScsiTask) -> None:
+    """A chunk at a time, so that others get their turn, and whoever aborts the command need not wait for its end."""
     staging = memoryview(bytearray(min(segment.length, CHUNK)))
     for done in range(0, segment.length, CHUNK):
+        if task.aborted:
+            raise _Refused(COPY_ABORTED)
         piece = staging[: segment.length - done]
         await segment.source.backend.readv(segment.start + done, [piece])
         await segment.destination.backend.writev(segment.to + done, [piece], segment.destination.write_through)

@@ -66,7 +66,7 @@ def inquiry(lu: LogicalUnit, task: ScsiTask) -> Plan:
     elif fields.page:
         return lu.check(INVALID_FIELD_IN_CDB, field=2)
     else:
-        data = _standard(0, lu.identity, removable=lu.options.removable)
+        data = _standard(0, lu.identity, removable=lu.options.removable, ports=len(lu.ports))
     return Done(data_in=data[: fields.allocation_length])
 
 
@@ -75,11 +75,12 @@ def no_unit_inquiry(identity: Identity, task: ScsiTask) -> Done:
     return Done(data_in=_standard(NO_UNIT, identity)[: parse_inquiry(task.cdb).allocation_length])
 
 
-def _standard(peripheral: int, identity: Identity, *, removable: bool = False) -> bytes:
+def _standard(peripheral: int, identity: Identity, *, removable: bool = False, ports: int = 1) -> bytes:
     texts = (_text(identity.vendor, 8), _text(identity.product, 16), _text(identity.revision, 4))
     more = _STANDARD.size - 5
     medium = _RMB if removable else 0
-    head = (peripheral, medium, _VERSION_SPC4, _HISUP_FORMAT_2, more, _TPGS_IMPLICIT | _3PC, _MULTIP, _CMDQUE)
+    multiple = _MULTIP if ports > 1 else 0
+    head = (peripheral, medium, _VERSION_SPC4, _HISUP_FORMAT_2, more, _TPGS_IMPLICIT | _3PC, multiple, _CMDQUE)
     return _STANDARD.pack(*head, *texts, bytes(20), *_VERSIONS)
 
 

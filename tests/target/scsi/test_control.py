@@ -126,7 +126,7 @@ def test_defect_lists_are_empty() -> None:
 def test_log_pages() -> None:
     bench = Bench()
     assert bench.data(bytes.fromhex("4d004000000000004000")).hex() == "00000002002f"
-    assert bench.data(bytes.fromhex("4d006f00000000004000")).hex() == "2f0000080000030400000000"
+    assert bench.data(bytes.fromhex("4d006f00000000004000")).hex() == "2f000008000003040000ff00"
     assert bench.data(bytes.fromhex("4d006f00000000000500")).hex() == "2f00000800"
     for command, field in (("4d014000", 1), ("4d004d00", 2), ("4d004001", 3), ("4d00400000000100", 5)):
         assert bench.sense(bytes.fromhex(command).ljust(10, b"\0")).field == field

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import struct
 
@@ -9,7 +10,7 @@ import pytest
 
 from target.backends.fault import Action, Fault, FaultFilter, Operation
 from target.backends.memory import MemoryBackend
-from target.scsi import GOOD, Done, LogicalUnit
+from target.scsi import GOOD, Async, Done, LogicalUnit, ScsiTask
 from target.scsi.copy import MAX_DESCRIPTORS, MAX_LIST, MAX_SEGMENTS, MAX_TARGETS
 from tests.target.scsi.bench import SIZE, Bench, codes_of, unit
 
@@ -175,3 +176,18 @@ async def test_a_unit_that_an_initiator_may_not_see_is_no_source_for_it() -> Non
     hidden.nexuses.discard(bench.nexus)  # as a LUN map has it
     data = listed([target(one), target(hidden)], [segment(1, 0, 1, source=1)])
     assert codes_of(await copy(bench, data)) == NOT_REACHABLE
+
+
+async def test_an_aborted_copy_ends_soon() -> None:
+    bench = Bench(unit(MemoryBackend(8 << 20)))
+    (lu,) = bench.device.luns.values()
+    data = listed([target(lu)], [segment(4 << 11, 0, 4 << 11)])
+    task = ScsiTask(0, copy_cdb(len(data)), 1, 1, len(data), bench.nexus, data)
+    plan = bench.device.start(task)
+    assert isinstance(plan, Async)
+    await lu.backend.writev(0, [memoryview(b"x" * (4 << 20))], False)
+    running = asyncio.ensure_future(plan.run())
+    await asyncio.sleep(0)
+    task.aborted = True
+    assert codes_of(await running) == ABORTED
+    assert not any(await stored(lu, 7 << 11, 2048))

@@ -28,6 +28,7 @@ def test_standard_data() -> None:
     assert parse_standard(data) == (0, 0, False, 6, "ISER-PY", "VIRTUAL DISK", "0100")
     assert (len(data), data[4]) == (96, 91)
     assert data[3] & 0x0F == 2
+    assert data[6] & 0x10 == 0  # one port
     assert data[7] & 0x02  # command queuing
     assert data[58:66].hex() == "00a0046004c00960"
 
@@ -78,6 +79,7 @@ def test_each_target_port_is_itself_and_all_are_listed() -> None:
     bench = Bench()
     bench.set_ports(1, 7, 0xFFFF)
     other = bench.attach("other", 7)
+    assert bench.data(cdb.inquiry(255))[6] & 0x10  # MULTIP
     listed = bench.data(cdb.inquiry(4096, 0x88))
     for nexus in (bench.nexus, other):
         plan = bench.start(cdb.inquiry(4096, 0x83), nexus=nexus)

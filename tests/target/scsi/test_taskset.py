@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,16 +16,15 @@ from iser.pdu import FINAL, RESERVED_TAG, DataOut, Pdu, ScsiResponse, TaskManage
 from iser.pdu.const import TaskManagementFunction as Function
 from iser.pdu.const import TaskManagementResponseCode as Code
 from iser.scsi.cdb import inquiry, read_blocks, write_blocks
+from target.backends.memory import MemoryBackend
 from target.scsi import LogicalUnit
 from target.scsi.taskset import ACA, HEAD_OF_QUEUE, ORDERED, SIMPLE, TaskSet
 from target.server import TargetServer
-from tests.target.peer import TARGET, Peer, config, disk, logged_in, served, serving, until
+from tests.target.peer import TARGET, Peer, config, served, serving, until
 from tests.target.scsi.bench import unit
 
 TWO = bytes(5) + b"\2"
 TEST_UNIT_READY = bytes(6)
-#: Writes take a while, reads none.
-SLOW = {"on": "write", "action": "delay", "count": 1000, "seconds": 0.1}
 
 
 class Fake:
@@ -118,13 +118,38 @@ def lu_of(server: TargetServer) -> LogicalUnit:
     return server.registry.targets[TARGET].device.luns[0]
 
 
+class Gate(MemoryBackend):
+    """Writes wait at the gate until it is opened; reads do not."""
+
+    def __init__(self) -> None:
+        super().__init__(1 << 20)
+        self.gate = asyncio.Event()
+        self.port = 0  # of the target that serves it
+
+    def views(self, offset: int, length: int) -> None:  # type: ignore[override]  # it has none
+        del offset, length
+
+    def stored(self, offset: int, length: int) -> bytes:
+        return bytes(super().views(offset, length)[0])
+
+    async def writev(self, offset: int, buffers: Sequence[memoryview], fua: bool) -> None:
+        await self.gate.wait()
+        await super().writev(offset, buffers, fua)
+
+
 @asynccontextmanager
-async def two_sessions() -> AsyncIterator[tuple[Peer, Peer, LogicalUnit]]:
-    slow = config(target=disk(SLOW))
-    async with serving(slow) as (server, port), served(port) as one, served(port, isid=TWO) as two:
-        yield one, two, lu_of(server)
-        await until(lambda: lu_of(server).task_set is None)
-        assert lu_of(server).task_set is None
+async def two_sessions(**tables: Any) -> AsyncIterator[tuple[Peer, Peer, Gate, LogicalUnit]]:
+    """Two peers on one unit whose writes go on when the test opens the gate."""
+    async with serving(config(**tables)) as (server, port):
+        lu = lu_of(server)
+        await lu.backend.close()
+        lu.backend = gate = Gate()
+        gate.port = port
+        wishes = Wishes(initial_r2t=False, first_burst_length=4096)
+        async with served(port, wishes) as one, served(port, wishes, isid=TWO) as two:
+            yield one, two, gate, lu
+            await until(lambda: lu.task_set is None)
+            assert lu.task_set is None
 
 
 async def answers(peer: Peer, count: int) -> list[int]:
@@ -146,16 +171,17 @@ async def manage(peer: Peer, function: int, tag: int = RESERVED_TAG) -> int:
 
 
 async def test_simple_commands_overtake_each_other_and_leave_no_trace() -> None:
-    async with two_sessions() as (one, _, lu):
+    async with two_sessions() as (one, _, gate, lu):
         slow = one.send_command(write_blocks(0, 1), write=bytes(512))
         quick = one.send_command(TEST_UNIT_READY, flags=SIMPLE)
         assert await answers(one, 1) == [quick]
         assert not lu.gated
+        gate.gate.set()
         assert await answers(one, 1) == [slow]
 
 
 async def test_an_ordered_command_waits_for_older_ones_and_younger_ones_for_it() -> None:
-    async with two_sessions() as (one, _, _):
+    async with two_sessions() as (one, _, gate, _):
         data = bytearray(512)
         tags = [
             one.send_command(write_blocks(0, 1), write=b"\1" * 512),
@@ -163,43 +189,50 @@ async def test_an_ordered_command_waits_for_older_ones_and_younger_ones_for_it()
             one.send_command(read_blocks(0, 1), read=data),
             one.send_command(TEST_UNIT_READY),
         ]
+        await one.silence()
+        gate.gate.set()
         assert await answers(one, 2) == tags[:2]
         assert sorted(await answers(one, 2)) == tags[2:]
         assert bytes(data) == b"\2" * 512
 
 
 async def test_the_order_counts_over_all_sessions_and_a_head_of_queue_goes_first() -> None:
-    async with two_sessions() as (one, two, lu):
+    async with two_sessions() as (one, two, gate, lu):
         slow = one.send_command(write_blocks(0, 1), write=bytes(512))
         await until(lambda: list(lu.running()))
         ordered = two.send_command(TEST_UNIT_READY, flags=ORDERED)
         await until(lambda: lu.gated)
         simple = one.send_command(TEST_UNIT_READY)
         head = two.send_command(TEST_UNIT_READY, flags=HEAD_OF_QUEUE)
-        assert await answers(two, 2) == [head, ordered]
+        assert await answers(two, 1) == [head]
+        gate.gate.set()
+        assert await answers(two, 1) == [ordered]
         assert await answers(one, 2) == [slow, simple]
 
 
 async def test_a_head_of_queue_that_runs_keeps_others_from_beginning() -> None:
-    async with two_sessions() as (one, two, lu):
+    async with two_sessions() as (one, two, gate, lu):
         head = one.send_command(write_blocks(0, 1), write=b"\7" * 512, flags=HEAD_OF_QUEUE)
         await until(lambda: lu.gated)
         data = bytearray(512)
         simple = two.send_command(read_blocks(0, 1), read=data)
+        await two.silence()
+        gate.gate.set()
         assert await answers(one, 1) == [head]
         assert await answers(two, 1) == [simple]
         assert bytes(data) == b"\7" * 512
 
 
 async def test_a_command_that_waits_keeps_the_data_that_comes_with_it() -> None:
-    wishes = Wishes(initial_r2t=False, first_burst_length=4096)
     limits = {"initial_r2t": False, "first_burst_length": 4096}
     data = bytes(range(256)) * 32
-    async with logged_in(config(target=disk(SLOW), limits=limits), wishes) as peer:
+    async with two_sessions(limits=limits) as (peer, _, gate, _):
         slow = peer.send_command(write_blocks(100, 1), write=bytes(512))
         itt = peer.send_command(write_blocks(8, 16), write=data, immediate=1024, unsolicited=4096, flags=ORDERED)
         out = DataOut(flags=FINAL, itt=itt, ttt=RESERVED_TAG, buffer_offset=1024, data_segment_length=3072)
         peer.datamover.send_control(Pdu(out, data[1024:4096]))
+        await peer.silence()
+        gate.gate.set()
         assert await answers(peer, 2) == [slow, itt]
         stored = bytearray(8192)
         await peer.command(read_blocks(8, 16), read=stored)
@@ -207,74 +240,77 @@ async def test_a_command_that_waits_keeps_the_data_that_comes_with_it() -> None:
 
 
 async def test_a_command_that_waits_can_be_aborted_and_what_waits_for_it_begins() -> None:
-    async with two_sessions() as (one, _, _):
+    async with two_sessions() as (one, _, gate, _):
         slow = one.send_command(write_blocks(0, 1), write=bytes(512))
         ordered = one.send_command(write_blocks(1, 1), write=b"\1" * 512, flags=ORDERED)
         simple = one.send_command(TEST_UNIT_READY)
+        await one.silence()
         assert await manage(one, Function.ABORT_TASK, ordered) == Code.FUNCTION_COMPLETE
         one.datamover.deallocate_task_resources(ordered)
-        assert sorted(await answers(one, 2)) == [slow, simple]
-        stored = bytearray(512)
-        await one.command(read_blocks(1, 1), read=stored)
-        assert not any(stored)
+        assert await answers(one, 1) == [simple]
+        gate.gate.set()
+        assert await answers(one, 1) == [slow]
+        assert not any(gate.stored(512, 512))
 
 
 async def test_what_waits_when_the_task_set_is_cleared_never_begins() -> None:
-    async with two_sessions() as (one, two, _):
+    async with two_sessions() as (one, two, gate, _):
         tasks = [one.send_command(write_blocks(0, 1), write=bytes(512))]
         tasks += [one.send_command(write_blocks(1, 1), write=b"\1" * 512, flags=ORDERED) for _ in range(3)]
+        await one.silence()
+        asyncio.get_running_loop().call_later(0.05, gate.gate.set)  # for the write that the function has to wait for
         assert await manage(two, Function.CLEAR_TASK_SET) == Code.FUNCTION_COMPLETE
         for task in tasks:
             one.datamover.deallocate_task_resources(task)
         response, sense = await one.command(TEST_UNIT_READY, flags=ORDERED)
         assert (response.status, sense[12:14]) == (2, b"\x2f\0")  # cleared by another initiator
-        stored = bytearray(512)
-        await one.command(read_blocks(1, 1), read=stored)
-        assert not any(stored)
+        assert not any(gate.stored(512, 512))
 
 
 async def test_a_session_that_is_lost_takes_its_commands_out_of_the_order() -> None:
-    slow = config(target=disk(SLOW))
-    async with serving(slow) as (server, port), served(port) as one:
-        async with served(port, isid=TWO) as two:
-            two.send_command(write_blocks(0, 1), write=bytes(512))
-            two.send_command(write_blocks(1, 1), write=b"\1" * 512, flags=ORDERED)
-            await until(lambda: lu_of(server).gated)
-            simple = one.send_command(TEST_UNIT_READY)
-            await one.silence(0.02)
+    async with two_sessions() as (one, two, gate, lu):
+        two.send_command(write_blocks(0, 1), write=bytes(512))
+        two.send_command(write_blocks(1, 1), write=b"\1" * 512, flags=ORDERED)
+        await until(lambda: lu.gated)
+        simple = one.send_command(TEST_UNIT_READY)
+        await one.silence()
+        await two.datamover.close()
+        await one.silence()  # the lost one may still write
+        gate.gate.set()
         assert await answers(one, 1) == [simple]
-        stored = bytearray(512)
-        await one.command(read_blocks(1, 1), read=stored)
-        assert not any(stored)
+        assert not any(gate.stored(512, 512))
 
 
-@pytest.mark.parametrize("isid", [bytes.fromhex("80cafe000001"), TWO])
+@pytest.mark.parametrize("isid", [bytes.fromhex("80cafe000001"), bytes(5) + b"\3"])
 async def test_what_a_lost_session_still_writes_is_not_seen_after_what_comes_next(isid: bytes) -> None:
     """By the initiator that logs in again, or by another one that takes over."""
-    late = {"on": "write", "action": "delay", "seconds": 0.3}  # the first write only
-    async with serving(config(target=disk(late))) as (server, port):
-        async with served(port) as one:
-            one.send_command(write_blocks(0, 1), write=b"\1" * 512)
-            await until(lambda: list(lu_of(server).running()))
-        async with served(port, isid=isid) as two:
-            response, _ = await two.command(write_blocks(0, 1), write=b"\2" * 512)
-            assert response.status == 0
-            for seconds in (0, 0.35):
-                await asyncio.sleep(seconds)
-                stored = bytearray(512)
-                await two.command(read_blocks(0, 1), read=stored)
-                assert bytes(stored) == b"\2" * 512
-            assert not lu_of(server).gated
+    async with two_sessions() as (one, _, gate, lu):
+        one.send_command(write_blocks(0, 1), write=b"\1" * 512)
+        await until(lambda: list(lu.running()))
+        await one.datamover.close()
+        peer = Peer()
+        await peer.connect(gate.port)
+        await peer.log_in(isid=isid)
+        await until(lambda: lu.gated)
+        again = [peer.send_command(TEST_UNIT_READY), peer.send_command(write_blocks(0, 1), write=b"\2" * 512)]
+        await peer.silence()
+        gate.gate.set()
+        assert (await peer.expect(ScsiResponse)).itt == again[0]  # POWER ON
+        assert await answers(peer, 1) == again[1:]
+        assert gate.stored(0, 512) == b"\2" * 512
+        await peer.datamover.close()
 
 
 async def test_a_unit_attention_is_told_to_the_command_that_begins_first() -> None:
     """What waits has not begun, so it neither hears of a condition nor is refused by one."""
-    async with two_sessions() as (one, two, _):
+    async with two_sessions() as (one, two, gate, lu):
         slow = one.send_command(write_blocks(0, 1), write=bytes(512))
+        await until(lambda: list(lu.running()))
         ordered = two.send_command(TEST_UNIT_READY, flags=ORDERED)
-        await two.silence(0.02)
+        await until(lambda: lu.gated)
         response, _ = await one.command(bytes((0x15, 0x10, 0, 0, 16, 0)), write=mode_control(), flags=HEAD_OF_QUEUE)
         assert response.status == 0
+        gate.gate.set()
         answer = await two.receive()
         assert isinstance(answer.bhs, ScsiResponse)
         assert (answer.bhs.itt, answer.bhs.status, bytes(answer.data[14:16])) == (ordered, 2, b"\x2a\1")
@@ -287,7 +323,7 @@ def mode_control() -> bytes:
 
 
 async def test_attributes_that_no_unit_has_are_refused() -> None:
-    async with two_sessions() as (one, _, _):
+    async with two_sessions() as (one, _, _, _):
         for attribute in range(ACA, 8):
             response, sense = await one.command(TEST_UNIT_READY, flags=attribute)
             assert (response.status, sense[2], sense[12:14]) == (2, 5, b"\x49\0")
