@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from iser.errors import IserError
 from iser.rdma.api import RdmaRead, RegMr, WcStatus, WorkCompletion
 from iser.rdma.verbs.constants import OP_RDMA_READ, OP_RDMA_WRITE, SEND_SIGNALED
+from iser.rdma.verbs.indirect import IndirectRegion
 from iser.rdma.verbs.library import device_error
 from iser.rdma.verbs.memory import VerbsProtectionDomain
 from iser.rdma.verbs.opened import OpenDevice
@@ -122,6 +123,7 @@ class SendQueue:
             else:
                 self._requests.post_special(sequence << 1, part, flags)
         except self._device.pyverbs.Error as error:
+            _never_registered(op)
             # What was posted before may be fine, but the order that was asked for is lost.
             self._broken(device_error(f"{self.name}: posting to {self._device.name}", error))
 
@@ -174,6 +176,8 @@ class SendQueue:
 
     def flush(self, batch: list[WorkCompletion]) -> None:
         """Complete what the device did not, and forget it."""
+        for part in self.backlog:
+            _never_registered(part[0])
         left = [op for _, op in self.ring] + list(self.reads.values())
         left += [part[0] for part in (*self.backlog, *self.waiting)]
         for op in dict.fromkeys(left):
@@ -181,3 +185,12 @@ class SendQueue:
             self._part_done(op, WcStatus.WR_FLUSH_ERR, batch)
         for queue in (self.ring, self.reads, self.backlog, self.waiting):
             queue.clear()
+
+
+def _never_registered(op: Op) -> None:
+    """The device never had this request: a region that it should have registered is not valid.
+
+    One that the device had may well be: it stays so until its key is invalidated or destroyed.
+    """
+    if type(op.wr) is RegMr and isinstance(op.wr.mr, IndirectRegion):
+        op.wr.mr.invalidate()

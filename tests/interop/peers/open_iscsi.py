@@ -25,7 +25,7 @@ pidof iscsid >/dev/null || iscsid
 for i in $(seq 100); do
   code=0
   iscsiadm -m session >/dev/null 2>&1 || code=$?
-  [ $code = 21 ] && exit 0 # it answers, and has no session
+  [ $code = 0 ] || [ $code = 21 ] && exit 0 # it answers, and has sessions, or has none
   sleep 0.1
 done
 echo iscsid does not answer >&2

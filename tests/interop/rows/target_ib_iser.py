@@ -56,15 +56,13 @@ class TestIbIser(KernelRow):
     def test_the_connection_is_cut_mid_io(
         self, kernel: OpenIscsi, spare: Node, process: TargetProcess, lab: Machine, notes: Notes
     ) -> None:
-        kernel.login(spare)
-        disk = kernel.find_disk(spare)
-        load = lab.start(f"dd if=/dev/zero of={disk.path} bs=256k count=100 oflag=direct")
-        time.sleep(1)
-        assert not load.future.done()
-        before = process.log.count("connection ended")
-        lab.run(f"ss -K dst 10.0.2.2 dport = {spare.portal.rpartition(':')[2]}")
-        load.wait().checked()  # the kernel reconnects, and goes on where it was
-        assert process.log.count("connection ended") > before
-        write_and_compare(disk, "64k", 16)
-        kernel.logout(spare)
+        with kernel.disk(spare) as disk:
+            load = lab.start(f"dd if=/dev/zero of={disk.path} bs=256k count=100 oflag=direct")
+            time.sleep(1)
+            assert not load.future.done()
+            before = process.log.count("connection ended")
+            lab.run(f"ss -K dst 10.0.2.2 dport = {spare.portal.rpartition(':')[2]}")
+            load.wait().checked()  # the kernel reconnects, and goes on where it was
+            assert process.log.count("connection ended") > before
+            write_and_compare(disk, "64k", 16)
         notes.add("its TCP connection reset in the guest, in the middle of a dd")

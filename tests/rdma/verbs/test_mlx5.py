@@ -14,18 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iser.errors import MemoryRegionError, ResourceError
-from iser.rdma.api import Access, DeviceCap, LocalInv, MrType, QpCap, RegMr, Send
+from iser.errors import ConnectionLost, MemoryRegionError, ResourceError
+from iser.rdma.api import Access, DeviceCap, LocalInv, MrType, QpCap, RegMr, Send, WcStatus
 from iser.rdma.verbs import mlx5 as mlx5_module
 from iser.rdma.verbs import opened as opened_module
 from iser.rdma.verbs.constants import OP_SEND, SEND_INLINE, SEND_SIGNALED
 from iser.rdma.verbs.device import VerbsDevice
 from iser.rdma.verbs.mlx5 import INLINE_BYTES, KEY_ENTRIES, Mkey, open_mlx5, post_list
-from iser.rdma.verbs.options import VerbsOptions
+from iser.rdma.verbs.options import MIN_SEND_DEPTH, VerbsOptions
 from iser.rdma.verbs.split import Element
 from iser.sg import SgList
 from tests.rdma.verbs.conftest import End, turns
-from tests.rdma.verbs.fakes import FakeContext, FakePD, FakePyverbs, FakeQP, FakeSGE
+from tests.rdma.verbs.fakes import FakeContext, FakeError, FakePD, FakePyverbs, FakeQP, FakeSGE
 
 ACCESS = 7
 #: Where distributions put pyverbs, which no package registry has in a form that fits their libraries.
@@ -263,6 +263,40 @@ async def test_a_key_that_the_peer_invalidated_is_free_again(mlx5_device: VerbsD
             assert end.log[-1].invalidated_rkey == region.rkey
             assert not region.valid
     assert region.valid
+    await end.close()
+
+
+async def test_a_region_that_the_device_refused_to_register_is_not_valid(
+    mlx5_device: VerbsDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise FakeError("12: no room in the queue")
+
+    end = End(mlx5_device, QpCap(64, 8))
+    end.connect()
+    region = end.pd.alloc_mr(MrType.SG_GAPS, 16)
+    region.map_sg(scattered(memoryview(mmap.mmap(-1, 4096)), 6))
+    monkeypatch.setattr(end.raw, "wr_complete", refuse)
+    end.qp.post_send(RegMr("reg", region, region.rkey, Access.REMOTE_READ))
+    assert not region.valid
+    assert end.pd.valid_keys == 0
+    await end.close()
+    assert [(each.wr_id, each.status) for each in end.log] == [("reg", WcStatus.WR_FLUSH_ERR)]
+
+
+async def test_of_regions_at_the_end_of_a_connection_only_those_that_the_device_had_may_be_valid(
+    mlx5_device: VerbsDevice,
+) -> None:
+    end = End(mlx5_device, QpCap(MIN_SEND_DEPTH, 8))
+    end.connect()
+    regions = [end.pd.alloc_mr(MrType.SG_GAPS, 16) for _ in range(MIN_SEND_DEPTH + 2)]
+    for region in regions:
+        region.map_sg(scattered(memoryview(mmap.mmap(-1, 4096)), 6))
+        end.qp.post_send(RegMr(None, region, region.rkey, Access.REMOTE_READ))
+    end.qp.abort(ConnectionLost("ended by the test"))
+    while end.qp._sends.backlog:
+        await turns()
+    assert [region.valid for region in regions] == [True] * MIN_SEND_DEPTH + [False] * 2
     await end.close()
 
 
