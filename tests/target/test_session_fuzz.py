@@ -44,18 +44,23 @@ LIMITS = {"initial_r2t": False, "first_burst_length": 8192, "queue_depth": 8}
 WISHES = Wishes(initial_r2t=False, first_burst_length=8192)
 CDBS = (read_blocks(0, 2), write_blocks(0, 2), bytes(6), verify(0, 2, bytchk=2), synchronize_cache(), b"\xff" * 16)
 
+Step = tuple[str, int, int]
+
 numbers = st.sampled_from([0, 0, 0, 0, 1, 2, -1, 7, 8, 1 << 31])  # how far from the next CmdSN
 tags = st.integers(0, 5)
 bits = st.sampled_from([0, 0, IMMEDIATE])
+attributes = st.sampled_from([0, 0, 0, 1, 2, 3, 4])
 
 
 def commands() -> st.SearchStrategy[Pdu]:
     return st.builds(
-        lambda opcode, flags, itt, edtl, cdb, lun, data: Pdu(
-            ScsiCommand(0x01 | opcode, flags, itt=itt, edtl=edtl, cdb=cdb.ljust(16, b"\0"), lun=lun << 48), bytes(data)
+        lambda opcode, flags, attribute, itt, edtl, cdb, lun, data: Pdu(
+            ScsiCommand(0x01 | opcode, flags | attribute, itt=itt, edtl=edtl, cdb=cdb.ljust(16, b"\0"), lun=lun << 48),
+            bytes(data),
         ),
         bits,
         st.sampled_from([FINAL, FINAL | COMMAND_READ, FINAL | COMMAND_WRITE, COMMAND_WRITE, 0xE0, 0]),
+        attributes,
         tags,
         st.sampled_from([0, 100, 1024, 1 << 31]),
         st.sampled_from(CDBS),
@@ -216,10 +221,10 @@ def test_any_sequence_of_pdus_is_answered_or_ends_the_connection(
 
 
 @st.composite
-def orderly(draw: st.DrawFn) -> list[tuple[str, int]]:
-    """Commands that a good initiator sends, with aborts among them."""
+def orderly(draw: st.DrawFn) -> list[Step]:
+    """Commands that a good initiator sends, with aborts among them: kind, blocks, task attribute."""
     kinds = st.sampled_from(["read", "write", "immediate", "unsolicited", "ping", "abort", "wait"])
-    return draw(st.lists(st.tuples(kinds, st.integers(1, 16)), max_size=30))
+    return draw(st.lists(st.tuples(kinds, st.integers(1, 16), st.sampled_from([0, 0, 1, 2, 3])), max_size=30))
 
 
 class Good(Peer):
@@ -254,10 +259,10 @@ class Good(Peer):
             else:
                 assert task not in self.tasks
 
-    def act(self, kind: str, blocks: int) -> None:
+    def act(self, kind: str, blocks: int, attribute: int) -> None:
         data = bytes(blocks * 512)
         if kind == "read":
-            self.tasks.add(self.send_command(read_blocks(0, blocks), read=bytearray(data)))
+            self.tasks.add(self.send_command(read_blocks(0, blocks), read=bytearray(data), flags=attribute))
         elif kind == "ping":
             self.pings.add(self.send(NopOut()))
         elif kind == "abort":
@@ -266,7 +271,7 @@ class Good(Peer):
             immediate = len(data) if kind == "immediate" else 0
             unsolicited = len(data) if kind == "unsolicited" else 0
             cdb = write_blocks(0, blocks)
-            itt = self.send_command(cdb, write=data, immediate=immediate, unsolicited=unsolicited)
+            itt = self.send_command(cdb, write=data, immediate=immediate, unsolicited=unsolicited, flags=attribute)
             self.tasks.add(itt)
             if kind == "unsolicited":
                 self.datamover.send_control(Pdu(DataOut(flags=FINAL, itt=itt), data))
@@ -279,7 +284,7 @@ class Good(Peer):
             self.functions[self.send(bhs)] = task
 
 
-async def play_orderly(script: list[tuple[str, int]], *, slow: bool) -> None:
+async def play_orderly(script: list[Step], *, slow: bool) -> None:
     """Every command gets exactly one answer: its response or its abort."""
     faults = [{"on": "write", "action": "delay", "count": 99, "seconds": 0.003}] if slow else []
     async with serving(config(limits=LIMITS, target=disk(*faults))) as (server, port):
@@ -288,11 +293,11 @@ async def play_orderly(script: list[tuple[str, int]], *, slow: bool) -> None:
         await peer.log_in(WISHES)
         await peer.clear_attention()
         peer.room = peer.login.max_cmd_sn
-        for kind, blocks in script:
+        for kind, blocks, attribute in script:
             while not sn_le(peer.cmd_sn, peer.room) or (kind == "wait" and peer.owed):
                 await peer.take()
             if kind != "wait":
-                peer.act(kind, blocks)
+                peer.act(kind, blocks, attribute)
         while peer.owed:
             await peer.take()
         await peer.silence(0.005)
@@ -304,6 +309,6 @@ async def play_orderly(script: list[tuple[str, int]], *, slow: bool) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(script=orderly(), slow=st.booleans())
-def test_every_command_of_a_good_initiator_has_exactly_one_answer(script: list[tuple[str, int]], slow: bool) -> None:
+def test_every_command_of_a_good_initiator_has_exactly_one_answer(script: list[Step], slow: bool) -> None:
     with no_faults():
         asyncio.run(play_orderly(script, slow=slow))
