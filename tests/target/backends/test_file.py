@@ -17,6 +17,7 @@ from iser.errors import BackendError, UsageError
 from target.backends import file as file_module
 from target.backends.base import BackendCap
 from target.backends.file import INLINE_LIMIT, FileBackend
+from target.backends.uring import Ring
 
 SIZE = 2 << 20
 
@@ -296,6 +297,27 @@ async def test_a_cached_file_is_read_at_once_and_never_written_so(path: Path) ->
     seen = bytearray(512)
     if backend.readv_now(0, [memoryview(seen)]):  # not every file system can tell
         assert seen == b"x" * 512
+    await backend.close()
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_plain_requests_go_through_the_ring_where_there_is_one(
+    path: Path, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not there:
+        monkeypatch.setattr(Ring, "shared", lambda: None)
+    backend = FileBackend(path, SIZE)
+    backend._inline = False
+    data = bytearray(os.urandom(8192))
+    for fua in (False, True):
+        await backend.writev(512, [memoryview(data)], fua)
+        seen = bytearray(8192)
+        await backend.readv(512, [memoryview(seen)])
+        assert seen == data
+    await backend.writev(0, [memoryview(b"read-only memory")], False)
+    assert path.read_bytes()[:16] == b"read-only memory"
+    if not there:
+        assert (backend._ring, backend._rings) == (None, False)
     await backend.close()
 
 
