@@ -38,13 +38,28 @@ from iser.rdma.softiwarp.wire import (
     fault,
 )
 
-__all__ = ["GATHER_LIMIT", "INLINE_MAX", "TX_WINDOW", "PendingRead", "ReadResponse", "Transmitter"]
+__all__ = [
+    "GATHERED_MAX",
+    "GATHER_LIMIT",
+    "GATHER_ROOM",
+    "INLINE_MAX",
+    "TX_WINDOW",
+    "PendingRead",
+    "ReadResponse",
+    "Transmitter",
+]
 
 TX_WINDOW: Final = 1 << 20  # bytes of FPDUs built ahead of the socket
 GATHER_LIMIT: Final = 960  # views in one gather list; with one FPDU more it stays below IOV_MAX
 INLINE_MAX: Final = 256  # pieces of up to this many bytes each are copied next to their header: cheaper than views
+#: Pieces of up to this many bytes on average are gathered here: the kernel takes longer for a piece than for so many
+#: bytes once more.  A card reads them one by one into its own memory, too.
+GATHERED_MAX: Final = 1024
+GATHER_ROOM: Final = TX_WINDOW + (64 << 10)  # bytes gathered since all was sent last
 #: An address of the peer's that runs over the end of the space wraps on the wire, and the peer refuses it.
 _TO_MASK: Final = (1 << 64) - 1
+_GATHER_FULL: Final = GATHER_ROOM - MAX_ULPDU  # there may be no room for one FPDU more
+_FEW: Final = 4  # pieces to inline at the most
 _PADDING: Final = (b"", bytes(1), bytes(2), bytes(3))
 _PADS: Final = (bytes(4), bytes(5), bytes(6), bytes(7))  # padding and an unused CRC field
 
@@ -110,8 +125,10 @@ class Transmitter:
 
     __slots__ = (
         "_built",
+        "_gathered",
         "_iov",
         "_last_end",
+        "_room",
         "_segments",
         "_sent",
         "_tail",
@@ -135,6 +152,8 @@ class Transmitter:
         self._iov: list[bytes | bytearray | memoryview] = []
         self._tail: bytearray | None = None
         self._segments: Iterator[None] | None = None
+        self._room: memoryview | None = None  # made when there is something to gather
+        self._gathered = 0  # bytes of it that are taken, until all that was built is sent
         self._built = 0  # stream positions: the end of what is built,
         self._sent = 0  # of what the socket took,
         self._last_end = 0  # and of the last FPDU that it took whole
@@ -168,6 +187,7 @@ class Transmitter:
         iov = self._iov
         if position == self._built:
             self._iov = []
+            self._gathered = 0
         else:
             done = 0
             for piece in iov:
@@ -209,13 +229,13 @@ class Transmitter:
     def _build(self) -> None:
         queue, iov = self.queue, self._iov
         limit = self._sent + TX_WINDOW
-        while queue and self._built < limit and len(iov) < GATHER_LIMIT:
+        while queue and self._built < limit and len(iov) < GATHER_LIMIT and self._gathered < _GATHER_FULL:
             item = queue[0]
             if self._segments is None and not self._emit_whole(item):
                 self._segments = self._cut_message(item)
             if self._segments is not None:
                 for _ in self._segments:
-                    if self._built >= limit or len(iov) >= GATHER_LIMIT:
+                    if self._built >= limit or len(iov) >= GATHER_LIMIT or self._gathered >= _GATHER_FULL:
                         return
                 self._segments = None
             queue.popleft()
@@ -334,11 +354,14 @@ class Transmitter:
             iov.append(tail)
         else:
             tail += header
-        if size <= INLINE_MAX * len(pieces):
+        if size <= INLINE_MAX * min(len(pieces), _FEW):
             tail += pieces[0] if len(pieces) == 1 else b"".join(pieces)
         elif pieces:
-            # Not piece by piece: lists have hundreds of them.
-            iov.extend(pieces)
+            if len(pieces) > 1 and size <= GATHERED_MAX * len(pieces):
+                iov.append(self._gather(pieces, size))
+            else:
+                # Not piece by piece: lists have hundreds of them.
+                iov.extend(pieces)
             tail = bytearray()
             iov.append(tail)
         self._tail = tail
@@ -355,3 +378,14 @@ class Transmitter:
             tail += _PADS[pad]
         self._built += size + pad + 4
         self.marks.append((self._built, item))
+
+    def _gather(self, pieces: Sequence[memoryview], size: int) -> memoryview:
+        """The ``size`` bytes of ``pieces`` in one."""
+        room = self._room
+        if room is None:
+            room = self._room = memoryview(bytearray(GATHER_ROOM))
+        start, end = self._gathered, self._gathered + size
+        self._gathered = end
+        place = room[start:end]
+        place[:] = b"".join(pieces)
+        return place

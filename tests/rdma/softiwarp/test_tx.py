@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iser.rdma.api import RdmaWrite, Send
-from iser.rdma.softiwarp.tx import GATHER_LIMIT, INLINE_MAX, TX_WINDOW, Transmitter
+from iser.rdma.softiwarp.tx import GATHER_LIMIT, GATHER_ROOM, GATHERED_MAX, INLINE_MAX, TX_WINDOW, Transmitter
 from iser.rdma.softiwarp.wire import CTRL_LAST, TAGGED, UNTAGGED, build_terminate, fault, fpdu_size
 
 
@@ -136,9 +136,41 @@ def test_payload_in_large_pieces_is_not_copied_and_in_small_ones_it_is() -> None
     tx.queue.append(Send(None, [small]))
     tx.queue.append(RdmaWrite(None, [small] * 100, 0, 1))
     iov = tx.outgoing()
-    assert [type(piece) for piece in iov] == [bytearray, memoryview, memoryview, memoryview, bytearray]
+    assert [len(piece) for piece in iov[1:4]] == [64, 8192, 64]
     assert isinstance(iov[2], memoryview)
     assert iov[2].obj is large.obj
+    # The Send goes next to its header, the hundred pieces go into one.
+    assert len(iov) == 7
+    assert len(iov[5]) == 6400
+
+
+@pytest.mark.parametrize(("size", "one"), [(GATHERED_MAX, True), (GATHERED_MAX + 1, False)])
+def test_pieces_are_gathered_up_to_a_size(size: int, one: bool) -> None:
+    tx = transmitter()
+    tx.queue.append(RdmaWrite(None, [memoryview(bytes(size))] * 20, 0, 1))
+    assert (len(tx.outgoing()) == 3) is one
+
+
+def test_what_was_gathered_stays_until_it_is_sent_however_slowly() -> None:
+    tx = transmitter()
+    data = bytes(range(256)) * 4096
+    pieces = [memoryview(data)[at : at + 512] for at in range(0, len(data), 512)]
+    for number in range(3):
+        tx.queue.append(RdmaWrite(number, pieces, 0, 1))
+    out, gathered = bytearray(), 0
+    while iov := tx.outgoing():
+        gathered = max(gathered, tx._gathered)
+        joined = b"".join(iov)
+        taken = max(1, len(joined) * 2 // 3)  # the room fills up before it is empty
+        tx.sent(taken)
+        out += joined[:taken]
+    assert gathered <= GATHER_ROOM
+    stream, payload = bytes(out), bytearray()
+    while stream:
+        ulpdu = int.from_bytes(stream[:2], "big")
+        payload += stream[16 : 2 + ulpdu]
+        stream = stream[fpdu_size(ulpdu) :]
+    assert payload == data * 3
 
 
 def test_items_end_in_order_as_their_last_byte_is_taken() -> None:
