@@ -6,7 +6,7 @@ Connections that come while a worker is started again wait in its backlog instea
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from iser.errors import ConnectionFailed, UsageError
@@ -22,22 +22,24 @@ __all__ = ["PortalSockets", "check_provider_of", "free_ports", "open_sockets"]
 
 @dataclass(frozen=True, slots=True)
 class PortalSockets:
-    """A portal: ``shared`` by all workers, and ``own`` of each, in their order.  ``listen`` is as configured."""
+    """A portal: ``shared`` by all workers, and ``own`` of each, in their order.
+
+    ``listen`` is as configured, ``bound`` the address of the shared socket, ``ports`` those of the workers.
+    """
 
     listen: Listen
     shared: socket.socket
     own: tuple[socket.socket, ...]
+    bound: Listen
+    ports: tuple[int, ...]
 
-    @property
-    def bound(self) -> Listen:
-        """The address of the shared socket."""
-        host, port = self.shared.getsockname()[:2]
-        return Listen(host, port, self.listen.transport)
-
-    @property
-    def ports(self) -> tuple[int, ...]:
-        """Each worker's own port."""
-        return tuple(sock.getsockname()[1] for sock in self.own)
+    @classmethod
+    def of(cls, listen: Listen, shared: socket.socket, own: Iterable[socket.socket]) -> PortalSockets:
+        """Of sockets that listen."""
+        host, port = shared.getsockname()[:2]
+        bound = Listen(host, port, listen.transport)
+        kept = tuple(own)
+        return cls(listen, shared, kept, bound, tuple(sock.getsockname()[1] for sock in kept))
 
     def close(self) -> None:
         """Stop listening, once the workers have done so.  Idempotent."""
@@ -77,7 +79,7 @@ async def open_sockets(
         for sock in opened:
             sock.close()
         raise
-    return PortalSockets(config.listen, opened[0], tuple(opened[1:]))
+    return PortalSockets.of(config.listen, opened[0], opened[1:])
 
 
 def _bind_own(

@@ -21,7 +21,7 @@ from target.workers.messages import Answer, Json, Request, Start
 
 __all__ = ["ANSWER_TIMEOUT", "CHANGE_TIMEOUT", "STOP_TIMEOUT", "Worker"]
 
-ANSWER_TIMEOUT: Final = 5.0  # seconds for what a worker knows at once
+ANSWER_TIMEOUT: Final = 3.0  # seconds for what a worker knows at once; less than who asks for metrics has
 CHANGE_TIMEOUT: Final = 120.0  # seconds to open or close what a configuration names
 #: Seconds to end in order: what running commands get, and connections and stores that are stuck.
 STOP_TIMEOUT: Final = DRAIN_TIMEOUT + 2 * STUCK_TIMEOUT + 5.0

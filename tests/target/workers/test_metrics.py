@@ -7,11 +7,16 @@ import signal
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from target.metrics import MetricsServer
+from target.metrics import REQUEST_TIMEOUT, MetricsServer
 from target.workers import metrics_of
+from target.workers.worker import ANSWER_TIMEOUT
 from tests.target.peer import until
 from tests.target.test_metrics import ask
 from tests.target.workers.site import ONE, TWO, check_data, place, supervised
+
+
+def test_a_worker_that_hangs_does_not_use_up_the_time_of_a_scrape() -> None:
+    assert ANSWER_TIMEOUT < REQUEST_TIMEOUT
 
 
 async def test_all_workers_are_at_one_endpoint_with_their_numbers() -> None:

@@ -15,7 +15,7 @@ from initiator.establish import send_targets
 from iser.errors import ConnectionFailed, ConnectionLost, IserError, LoginError, UsageError
 from target.config.model import Config
 from target.reload import ReloadIncomplete
-from target.workers import Supervisor
+from target.workers import Supervisor, WorkersAdministration
 from target.workers import supervisor as supervisor_module
 from target.workers import worker as worker_module
 from tests.target.peer import until
@@ -145,7 +145,11 @@ async def test_the_end_waits_for_running_commands_and_leaves_nothing() -> None:
     disk = await initiator.connect(initiator.Url(where, ONE))
     writing = asyncio.create_task(disk.write(0, bytes(512)))
     await asyncio.sleep(0.1)
-    await supervisor.close()
+    closing = asyncio.create_task(supervisor.close())
+    await asyncio.sleep(0.1)
+    status = await WorkersAdministration(supervisor).run("status", {})
+    assert (status["draining"], status["portals"]) == (True, [str(portal) for portal in supervisor.portals])
+    await closing
     await writing
     assert not any(map(alive, pids))
     await disk.close()
