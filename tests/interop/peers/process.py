@@ -26,14 +26,21 @@ _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 class TargetProcess:
     """``iser-target serve`` with a portal for each of ``schemes``, ``iser`` or ``iscsi``, on this machine's loopback.
 
-    ``tables`` is the rest of the configuration.  Portal number n is in group n + 1.  Ports are chosen at the first
-    start and kept for later ones.  ``environment`` holds the secrets that ``tables`` name.
+    ``tables`` is the rest of the configuration, ``keys`` what stands before the first table.  Portal number n is in
+    group n + 1.  Ports are chosen at the first start and kept for later ones.  ``environment`` holds the secrets that
+    ``tables`` name.
     """
 
     def __init__(
-        self, folder: Path, tables: str, schemes: Sequence[str] = ("iser",), environment: Mapping[str, str] = _NOTHING
+        self,
+        folder: Path,
+        tables: str,
+        schemes: Sequence[str] = ("iser",),
+        environment: Mapping[str, str] = _NOTHING,
+        keys: str = "",
     ) -> None:
         self.tables = tables
+        self._keys = keys
         self.schemes = tuple(schemes)
         self._ports = [0] * len(schemes)
         self._folder = folder
@@ -109,7 +116,8 @@ class TargetProcess:
             f"group = {number + 1}\n"
             for number in portals
         ]
-        (self._folder / "target.toml").write_text("".join([*tables, '[admin]\nsocket = "admin.sock"\n', self.tables]))
+        admin = '[admin]\nsocket = "admin.sock"\n'
+        (self._folder / "target.toml").write_text("".join([self._keys, *tables, admin, self.tables]))
 
     def _end(self, number: Signals) -> int | None:
         process, self._process = self._process, None

@@ -55,7 +55,7 @@ class KernelSession:
         self.portal = portal
         self._interface = interface
         self._node = f"-m node -T {target} -p {portal} -I {interface}"
-        self._number = ""
+        self.number = ""  # of the session
         self.path = ""  # of its disk in the guest
 
     @classmethod
@@ -101,7 +101,7 @@ class KernelSession:
         while time.monotonic() < end:
             found = self.lab.run(script, check=False).out.split()
             if found:
-                self._number, self.path = found[:2]
+                self.number, self.path = found[:2]
                 number = f"$(cat /sys/block/{self.path.rpartition('/')[2]}/dev)"
                 self.lab.run(f"ln -sfn {self.path} /dev/block/{number}")
                 return self.path
@@ -111,5 +111,5 @@ class KernelSession:
     @property
     def settings(self) -> dict[str, str]:
         """What the login agreed on, by the names of the keys."""
-        text = self.lab.run(f"iscsiadm -m session -r {self._number} -P 2").out
+        text = self.lab.run(f"iscsiadm -m session -r {self.number} -P 2").out
         return dict(re.findall(r"^\s*(\w+): (\S+)\s*$", text, re.MULTILINE))

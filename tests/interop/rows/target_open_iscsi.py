@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGKILL
 from typing import ClassVar, Final
 
 import pytest
@@ -16,7 +18,7 @@ from tests.interop.peers.ours import OurTarget
 from tests.interop.peers.process import TargetProcess
 from tests.interop.peers.sessions import KernelSession, prepare_guest
 from tests.interop.recorder import Notes, feature
-from tests.lab import CommandFailed, Machine
+from tests.lab import HOST, CommandFailed, Machine
 
 _MIB: Final = 1 << 20
 _SIZE: Final = 256 * _MIB
@@ -43,6 +45,39 @@ size = "16M"
 initiator = "*"
 chap = ["{_USER}"]
 mutual = "{_TARGET_USER}"
+"""
+_WORKER_NAMES: Final = ("iqn.2026-11.lab:one", "iqn.2026-11.lab:two")
+_WORKER_TARGET: Final = """
+[[target]]
+name = "{name}"
+[[target.lun]]
+id = 0
+backend = "memory"
+size = "16M"
+"""
+#: In the guest: whoever connects to these ports of its loopback reaches those of ours.
+_RELAY: Final = f"""
+import asyncio, sys
+
+async def pump(reader, writer):
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    finally:
+        writer.close()
+
+async def relay(port):
+    async def client(reader, writer):
+        theirs, ours = await asyncio.open_connection({HOST!r}, port)
+        await asyncio.gather(pump(reader, ours), pump(theirs, writer), return_exceptions=True)
+    return await asyncio.start_server(client, "127.0.0.1", port)
+
+async def main():
+    servers = [await relay(int(port)) for port in sys.argv[1:]]
+    await servers[0].serve_forever()
+
+asyncio.run(main())
 """
 _LOGIN_AUTH_FAILED: Final = 24  # iscsiadm's exit code, ISCSI_ERR_LOGIN_AUTH_FAILED
 _LOGIN_FATAL: Final = 19  # and ISCSI_ERR_FATAL_LOGIN
@@ -80,6 +115,18 @@ def disk(lab: Machine, target: OurTarget) -> Iterator[KernelSession]:
     """Logged in to, for the tests that do not care about logins."""
     with KernelSession(lab, target.name, target.portal).logged_in() as session:
         yield session
+
+
+@pytest.fixture(scope="module")
+def workers(lab: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TargetProcess]:
+    """Two targets on two workers, whose own ports the guest reaches at the address that we call ourselves."""
+    tables = "".join(_WORKER_TARGET.format(name=name) for name in _WORKER_NAMES)
+    target = TargetProcess(tmp_path_factory.mktemp("workers"), tables, ("iscsi",), keys="workers = 2\n")
+    with target.serving():
+        ports = [view["ports"]["p0"] for view in target.command("status")["workers"]]
+        relay = lab.start(f"exec python3 - {' '.join(map(str, ports))}", stdin=_RELAY.encode(), seconds=600)
+        yield target
+        relay.kill()
 
 
 def _run(disk: KernelSession, script: str) -> str:
@@ -300,6 +347,32 @@ class TestOpenIscsi:
         load.wait().checked()
         lab.run(f"cmp -n {48 * _MIB} /run/big {disk.path}; rm /run/big")
         notes.add("our target killed in the middle of a dd, started again: the dd ends well, all bytes there")
+
+    # Several processes
+
+    @feature(Feature.LOGIN)
+    def test_a_login_is_redirected_to_the_worker_of_its_target(
+        self, lab: Machine, workers: TargetProcess, notes: Notes
+    ) -> None:
+        first, second = (view["ports"]["p0"] for view in workers.command("status")["workers"])
+        for name, wrong, right in zip(_WORKER_NAMES, (second, first), (first, second), strict=True):
+            with KernelSession(lab, name, f"{HOST}:{wrong}").logged_in() as session:
+                _write_and_compare(session, "64k", 8)
+                connection = f"/sys/class/iscsi_session/session{session.number}/device/connection*/iscsi_connection/*"
+                assert int(lab.run(f"cat {connection}/port").out) == right
+        notes.add("redirected (0101) from one worker to the other")
+
+    @feature(Feature.RECONNECT)
+    def test_a_worker_is_killed_mid_io(self, lab: Machine, workers: TargetProcess, notes: Notes) -> None:
+        with KernelSession(lab, _WORKER_NAMES[1], workers.portal_of(0)).logged_in() as disk:
+            load = lab.start(f"{_numbers(8)} | dd of={disk.path} bs=16k iflag=fullblock oflag=direct", seconds=150)
+            time.sleep(0.5)
+            assert not load.future.done()
+            os.kill(workers.command("status")["workers"][1]["pid"], SIGKILL)
+            load.wait().checked()
+        one, two = workers.command("status")["workers"]
+        assert (one["restarts"], two["restarts"]) == (0, 1)
+        notes.add("a worker killed in the middle of a dd comes back, and the dd ends well")
 
 
 def _names(prefix: str, suffix: str) -> dict[str, str]:
