@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench bench-peers bench-smoke conformance interop clean
+.PHONY: demo test check bench bench-lab bench-peers bench-smoke conformance interop clean
 
 demo: $(STAMP)
 	$(BIN)/iser demo
@@ -32,6 +32,11 @@ bench-peers: $(STAMP)
 # A minute of it: fails if a row is less than half as good as the committed one.
 bench-smoke: $(STAMP)
 	$(BIN)/python -m tests.benchmark --smoke
+
+# Our target against tgt on rxe, with the kernel's initiator, in a virtual machine: three minutes; writes
+# docs/benchmarks/peers-lab.json, which bench-peers puts into its table.  Needs root.
+bench-lab: $(STAMP)
+	$(BIN)/python -m tests.interop.rxe_benchmark
 
 # libiscsi's tests on our target over TCP, a minute; writes docs/conformance.md.  Needs Debian's libiscsi-bin.
 conformance: $(STAMP)

@@ -203,9 +203,7 @@ class Reservations:
         assert alpha.out("register", victim=0) == _GOOD
         assert beta.keys == [_BETA]
 
-    @feature(Feature.PR_TYPES)
-    @pytest.mark.parametrize("kind", _RIGHTS)
-    def test_types(self, pair: Pair, kind: int) -> None:
+    def _check_type(self, pair: Pair, kind: int) -> None:
         alpha, beta = pair
         alpha.register()
         assert alpha.out("reserve", kind) == _GOOD
@@ -332,6 +330,11 @@ class TestOverTcp(Reservations):
     row = Row("target", "two kernel initiators, sg_persist", Fabric.TCP)
     transport = "tcp"
 
+    @feature(Feature.PR_TYPES)
+    @pytest.mark.parametrize("kind", _RIGHTS)
+    def test_types(self, pair: Pair, kind: int) -> None:
+        self._check_type(pair, kind)
+
     @feature(Feature.PR_BOTH)
     def test_between_transports(self, lab: Machine, target: TargetProcess, pair: Pair) -> None:
         del pair  # nothing is registered
@@ -349,3 +352,9 @@ class TestOverTcp(Reservations):
 class TestOverIser(Reservations):
     row = Row("target", "two kernel initiators, sg_persist", Fabric.IWARP)
     transport = "iser"
+
+    @feature(Feature.PR_TYPES)
+    @pytest.mark.parametrize("kind", [_EXCLUSIVE, _WRITE_EXCLUSIVE_REGISTRANTS])  # the others are the same below
+    def test_types(self, pair: Pair, kind: int, notes: Notes) -> None:
+        self._check_type(pair, kind)
+        notes.add("two of them")
