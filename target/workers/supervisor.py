@@ -31,6 +31,7 @@ LAST_BACKOFF: Final = 30.0
 STEADY: Final = 60.0  # seconds after which a worker that dies begins with the first backoff again
 
 log = logging.getLogger("iser.workers")
+reloads = logging.getLogger("iser.target")  # where one process says it, too
 
 
 @dataclass(slots=True, eq=False)
@@ -139,7 +140,7 @@ class Supervisor:
             changes = diff(self.config, config)
             failed = await self._reload(config)
             for change in changes:
-                log.info("reload: %s", change)
+                reloads.info("reload: %s", change)
         for slot in self.slots:
             slot.backoff = FIRST_BACKOFF
             slot.retry.set()
