@@ -2,6 +2,7 @@
 
 Without a part, all.  Numbers go to ``docs/benchmarks/*.json``, pictures beside them.  ``--smoke`` measures the rows
 of ``peers`` in a minute, writes nothing, and ends with code 1 if one has collapsed against the committed numbers.
+``--layers COMMIT`` samples both sides of our stack at that commit and now, and tells each layer's part of an I/O.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from tests.benchmark.busy import measure_workers
 from tests.benchmark.fairness import Meeting, measure_fairness
 from tests.benchmark.growth import measure_growth
 from tests.benchmark.host import BenchmarkError, install_peers, raise_file_limit, versions, work_folder
-from tests.benchmark.page import describe, fairness_table, growth_table, put_part, rows_table
+from tests.benchmark.layers import Profile, checkout, commit_of, measure_layers
+from tests.benchmark.page import describe, fairness_table, growth_table, layers_tables, put_part, rows_table
 from tests.benchmark.peers import FULL, SMOKE, Settings, Site, measure_rows
 from tests.benchmark.plots import draw_fairness, draw_growth
 from tests.benchmark.rows import Row, collapsed, load_rows, save_rows
@@ -40,6 +42,7 @@ _PAGE: Final = PROJECT / "docs/performance.md"
 _LAB: Final = _RESULTS / "peers-lab.json"
 _GROWTH_SECONDS: Final = 0.6  # for each point
 _GROWTH_SPACE: Final = 16 << 20
+_LAYERS_SECONDS: Final = 8.0  # a sample comes with each tick of the kernel's clock, of which there may be 100 a second
 _FAIRNESS_SECONDS: Final = 2.0
 _FAIRNESS_REPEATS: Final = 3
 
@@ -49,6 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmark", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)}; all if none is given")
     parser.add_argument("--smoke", action="store_true", help="a minute of peers, which fails on a collapse only")
+    parser.add_argument("--layers", metavar="BEFORE", help="where the time goes, at another commit and now")
     given = parser.parse_args(arguments)
     unknown = sorted(set(given.parts) - set(_PARTS))
     if unknown:
@@ -56,7 +60,8 @@ def main(arguments: Sequence[str]) -> int:
     raise_file_limit()
     begin = time.monotonic()
     try:
-        code = asyncio.run(_interruptible(_smoke() if given.smoke else _all(given.parts or list(_PARTS))))
+        work = _smoke() if given.smoke else _layers(given.layers) if given.layers else _all(given.parts or list(_PARTS))
+        code = asyncio.run(_interruptible(work))
     except (BenchmarkError, LabUnavailable, IserError) as error:
         _say(f"benchmark: {error}")
         return 1
@@ -148,7 +153,19 @@ async def _fairness() -> None:
     )
 
 
-def _save(name: str, environment: dict[str, Any], found: Sequence[Series] | Sequence[Meeting]) -> None:
+async def _layers(before: str) -> int:
+    environment = _environment()
+    with work_folder(_GROWTH_SPACE) as folder, checkout(before, folder) as root:
+        profiles = await measure_layers(folder, [root, PROJECT], _LAYERS_SECONDS, _say)
+        commits = f"Before: {commit_of(root)}. After: {commit_of(PROJECT)}."
+    _save("layers", environment, profiles)
+    put_part(_PAGE, "layers", [*describe(environment), "", commits, *layers_tables(profiles)])
+    return 0
+
+
+def _save(
+    name: str, environment: dict[str, Any], found: Sequence[Series] | Sequence[Meeting] | Sequence[Profile]
+) -> None:
     data = {
         "schema": f"iser-{name}", "version": 1, "environment": environment, name: [each.to_json() for each in found],
     }  # fmt: skip

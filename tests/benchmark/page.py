@@ -10,10 +10,12 @@ from typing import Any
 from initiator.bench.result import write_text
 from tests.benchmark.fairness import LIMIT_MS, Meeting
 from tests.benchmark.host import BenchmarkError
+from tests.benchmark.layers import Profile
 from tests.benchmark.rows import RATIO, Row, Verdict
+from tests.benchmark.sampler import LAYERS
 from tests.benchmark.series import LINEAR, Series
 
-__all__ = ["describe", "fairness_table", "growth_table", "put_part", "rows_table"]
+__all__ = ["describe", "fairness_table", "growth_table", "layers_tables", "put_part", "rows_table"]
 
 _WORDS = {Verdict.AIM: "aim", Verdict.MUST: "must", Verdict.MISSED: "**missed**"}
 
@@ -78,6 +80,26 @@ def growth_table(series: Sequence[Series], pictures: Mapping[str, str]) -> list[
     for against, picture in pictures.items():
         lines += ["", f"![Cost against the number of {against}]({picture})"]
     return lines
+
+
+def layers_tables(profiles: Sequence[Profile]) -> list[str]:
+    """For each transport a table: layers down, cases and processes across, each before and after."""
+    lines = []
+    for transport in dict.fromkeys(each.transport for each in profiles):
+        found = [each for each in profiles if each.transport == transport]
+        columns: dict[tuple[str, str], list[Profile]] = {}
+        for each in found:
+            columns.setdefault((each.case, each.side), []).append(each)
+        names = [f"{case}: {side}" for case, side in columns]
+        lines += ["", f"| {transport}: us of one transfer | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+        for layer in LAYERS:
+            lines.append(f"| {layer} | {' | '.join(_change([p.layers[layer] for p in c]) for c in columns.values())} |")
+        lines.append(f"| **all** | {' | '.join(_change([p.total for p in c]) for c in columns.values())} |")
+    return lines
+
+
+def _change(values: Sequence[float]) -> str:
+    return " → ".join(f"{value:.0f}" if value >= 100 else f"{value:.1f}" for value in values)
 
 
 def _ends(series: Series) -> str:

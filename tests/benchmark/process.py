@@ -6,18 +6,45 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from tests.benchmark.host import BenchmarkError
+from tests.lab.build import PROJECT
 
-__all__ = ["said", "started"]
+__all__ = ["PLAIN", "Python", "said", "started"]
 
+_SAMPLER: Final = Path(__file__).with_name("sampler.py")
 _STOP_SECONDS: Final = 10.0
 _LAST_WORDS: Final = 500  # characters of a log that a message shows
+
+
+@dataclass(frozen=True, slots=True)
+class Python:
+    """How Python programs are run: with the packages at ``root``, sampled into the file ``samples`` if there is one."""
+
+    root: Path = PROJECT
+    samples: Path | None = None
+
+    def command(self, program: str, *arguments: str) -> tuple[str, ...]:
+        """What runs ``program``, a module or a file."""
+        how: tuple[str, ...] = (program,) if program.endswith(".py") else ("-m", program)
+        if self.samples is not None:
+            how = (str(_SAMPLER), str(self.samples), str(self.root), program)
+        return (sys.executable, "-P", *how, *arguments)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What it needs besides."""
+        return {"PYTHONPATH": str(self.root)}
+
+
+PLAIN: Final = Python()
 
 
 @asynccontextmanager

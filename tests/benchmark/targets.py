@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 import time
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.benchmark.host import BenchmarkError, free_port
-from tests.benchmark.process import said, started
+from tests.benchmark.process import PLAIN, Python, said, started
 
 __all__ = ["NAME", "Served", "fill", "our_target", "tgt_target"]
 
@@ -63,10 +62,15 @@ def fill(path: Path, size: int) -> None:
 
 @asynccontextmanager
 async def our_target(
-    folder: Path, *, luns: int = 1, size: int = 1 << 20, file: Path | None = None, depth: int = 0
+    folder: Path,
+    *,
+    luns: int = 1,
+    size: int = 1 << 20,
+    file: Path | None = None,
+    depth: int = 0,
+    python: Python = PLAIN,
 ) -> AsyncIterator[Served]:
-    """``iser-target serve`` with ``luns`` LUNs in memory, each of ``size`` bytes, and one more in
-    ``file`` of as many.
+    """``iser-target serve`` with ``luns`` LUNs in memory, each of ``size`` bytes, and one more in ``file`` of as many.
 
     ``depth`` is how many commands a session may queue, 0 for as many as by default.  Raises BenchmarkError with the
     end of its log when it does not come up.
@@ -78,16 +82,16 @@ async def our_target(
         lines += _FILE_LUN.format(id=luns, path=file, size=size)
     config = folder / "target.toml"
     config.write_text(lines)
-    async with _serve(folder, config) as served:
+    async with _serve(folder, config, python) as served:
         yield served
 
 
 @asynccontextmanager
-async def _serve(folder: Path, config: Path) -> AsyncIterator[Served]:
+async def _serve(folder: Path, config: Path, python: Python) -> AsyncIterator[Served]:
     log = folder / "target.log"
     begin = time.perf_counter()
-    command = (sys.executable, "-m", "target.cli", "serve", "--log", "warning", str(config))
-    async with started(command, log) as process:
+    command = python.command("target.cli", "serve", "--log", "warning", str(config))
+    async with started(command, log, environment=python.environment) as process:
         portals = {"iscsi": "", "iser": ""}
         assert process.stdout
         while not all(portals.values()):  # a line for each

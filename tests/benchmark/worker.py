@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from initiator.bench.histogram import Histogram
 from tests.benchmark.host import BenchmarkError
-from tests.benchmark.process import said, started
+from tests.benchmark.process import PLAIN, Python, said, started
 
 __all__ = ["Run", "Worker", "our_initiator"]
+
+
+_CLIENT: Final = Path(__file__).with_name("client.py")
 
 
 class Run:
@@ -45,6 +47,11 @@ class Worker:
         self._process = process
         self._log = log
 
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        return self._process.pid
+
     async def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Call a method of the client; gives its answer."""
         assert self._process.stdin
@@ -62,8 +69,8 @@ class Worker:
 
 
 @asynccontextmanager
-async def our_initiator(folder: Path) -> AsyncIterator[Worker]:
+async def our_initiator(folder: Path, python: Python = PLAIN) -> AsyncIterator[Worker]:
     """The process, until the block ends."""
     log = folder / "initiator.log"
-    async with started((sys.executable, "-m", "tests.benchmark.client"), log) as process:
+    async with started(python.command(str(_CLIENT)), log, environment=python.environment) as process:
         yield Worker(process, log)
