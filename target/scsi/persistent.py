@@ -288,7 +288,7 @@ def _register_anyway(request: _Request) -> Done | _Change:
     names |= {nexus_id(nexus.initiator, port) for port in ports}
     if request.service_key and len(old.keys.keys() | names) > MAX_REGISTRATIONS:
         return lu.check(INSUFFICIENT_RESERVATION_RESOURCES)
-    new = old.register(names, request.service_key, request.aptpl)
+    new = old.register(sorted(names), request.service_key, request.aptpl)
     return _Change(new, released=_told_of_release(old.reservation, new))
 
 

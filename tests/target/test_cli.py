@@ -45,7 +45,7 @@ def run_all(*commands: tuple[str, ...]) -> list[Result]:
     running = [subprocess.Popen([*COMMAND, *words], stdout=pipe, stderr=pipe, text=True) for words in commands]
     results = []
     for process in running:
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
         results.append(Result(process.returncode, out, err))
     return results
 

@@ -218,7 +218,11 @@ async def test_a_thousand_connects_and_drops_leave_nothing() -> None:
             await peer.over()
             await peer.datamover.close()
         await until(lambda: not (server.sessions or server._connections) and open_files() <= before)
-        assert (server.sessions, len(server._connections), open_files() - before) == (0, 0, 0)
+        assert (server.sessions, len(server._connections), open_files() <= before) == (
+            0,
+            0,
+            True,
+        )  # fewer: others had left some
         async with served(port) as peer:
             peer.send(NopOut())
             await peer.expect(NopIn)
@@ -250,6 +254,6 @@ async def test_each_portal_group_is_a_target_port_of_its_own() -> None:
                 assert bytes(groups[:20]).hex() == "00000010" + "0001000100000002" + "00000001" + "00000005"
                 await peer.command(inquiry(512, 0x83), read=page)
                 length = 4 + int.from_bytes(page[2:4], "big")
-                port, name = [each for each in parse_designators(page[:length]) if each.association == 1][::2]
+                port, name = [each for each in parse_designators(bytes(page[:length])) if each.association == 1][::2]
                 group = portal.place.group
                 assert (port.text, name.text) == (f"{group:08x}", f"{TARGET},t,0x{group:04x}")
