@@ -144,10 +144,10 @@ class Endpoint(Datamover):
         if self.state is DatamoverState.CLOSED:
             raise LocalProtocolError(f"{self.name}: cannot send a PDU, the connection has ended")
 
-    def _post(self, work: WorkRequest) -> None:
+    def _post(self, *work: WorkRequest) -> None:
         """Post what we owe a peer; one that takes nothing any more loses the connection."""
         try:
-            self._qp.post_send(work)
+            self._qp.post_send(*work)
         except ResourceError as error:
             self.abort(ConnectionLost(f"the peer does not take what it asked for: {error}"))
 

@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Final, NamedTuple, cast
 
-from iser.datamover.api import TargetDatamover, TargetDatamoverUser
+from iser.datamover.api import QuickStart, TargetDatamover, TargetDatamoverUser
 from iser.datamover.cm import build_private_data, invalidation_offered
-from iser.datamover.endpoint import EXTRA_RECEIVES, Endpoint
+from iser.datamover.endpoint import EXTRA_RECEIVES, MAX_CONTROL_DATA, Endpoint
+from iser.datamover.tcp.wire import SCSI_RESPONSE, SCSI_RESPONSE_OPCODE
 from iser.errors import LocalProtocolError, RemoteProtocolError
-from iser.pdu import FINAL, PLAIN_HEADER, RSV, WSV, IserHeader, Pdu, ScsiCommand, ScsiResponse, encode
-from iser.rdma.api import ConnectionParams, ConnectRequest, RdmaRead, RdmaWrite
+from iser.pdu import (
+    COMMAND_READ,
+    COMMAND_WRITE,
+    CONTROL,
+    FINAL,
+    ISER_HEADER_LENGTH,
+    PLAIN_HEADER,
+    RSV,
+    WSV,
+    IserHeader,
+    Pdu,
+    ScsiCommand,
+    ScsiResponse,
+    encode,
+)
+from iser.pdu.bhs import BHS_LENGTH
+from iser.rdma.api import ConnectionParams, ConnectRequest, RdmaRead, RdmaWrite, Send
 
-__all__ = ["IserTarget"]
+__all__ = ["QUICK_LIMIT", "IserTarget"]
 
+QUICK_LIMIT: Final = 1 << 20  # bytes of a read that takes the short way
 _ADDRESS_SPACE: Final = 1 << 64
 _WORK_PER_PDU: Final = 2
+
+#: An iSER header (flags, write STag and base, read STag and base) and what matters here of the BHS after it: opcode,
+#: flags, lengths of AHS and data, ITT, EDTL.
+_COMMAND: Final = struct.Struct(">B3xIQIQBBxxI8xII")
+#: A plain iSER header and a SCSI Response.
+_RESPONSE: Final = struct.Struct(f">{ISER_HEADER_LENGTH}s{SCSI_RESPONSE.format[1:]}")
+_SCSI_COMMAND: Final = ScsiCommand().opcode
+_DATA: Final = ISER_HEADER_LENGTH + BHS_LENGTH
+_PADDING: Final = 3
+_READS: Final = CONTROL | RSV
+_WRITES: Final = (CONTROL, CONTROL | WSV)
 
 
 class _Tags(NamedTuple):
@@ -33,6 +62,11 @@ class IserTarget(Endpoint, TargetDatamover):
         super().__init__(user)
         self._target_user = user
         self._tags: dict[int, _Tags] = {}
+        self.quick = self
+        self.quick_limit = QUICK_LIMIT
+        self._start: QuickStart | None = None
+        self._read = (0, 0)  # the read STag and base of the command that is being started in the short way
+        self._stag = 0  # the STag that its response invalidates
 
     async def accept(
         self, request: ConnectRequest, queue_depth: int, data_receives: int = 0, *, remote_invalidate: bool
@@ -101,6 +135,75 @@ class IserTarget(Endpoint, TargetDatamover):
     def deallocate_task_resources(self, itt: int) -> None:
         """See :class:`Datamover`."""
         self._tags.pop(itt, None)
+
+    # The short way
+
+    def serve_quickly(self, start: QuickStart) -> None:
+        """See :class:`iser.datamover.api.QuickPath`."""
+        self._start = start
+
+    def quick_read(
+        self,
+        itt: int,
+        views: Sequence[memoryview],
+        length: int,
+        stat_sn: int,
+        exp_cmd_sn: int,
+        max_cmd_sn: int,
+        data_sn: int,
+    ) -> None:
+        """See :class:`iser.datamover.api.QuickPath`."""
+        del length
+        stag, base = self._read
+        wr_id = (itt, data_sn) if data_sn else None
+        self._answer(RdmaWrite(wr_id, views, base, stag, bool(data_sn)), itt, stat_sn, exp_cmd_sn, max_cmd_sn)
+
+    def quick_good(self, itt: int, stat_sn: int, exp_cmd_sn: int, max_cmd_sn: int) -> None:
+        """See :class:`iser.datamover.api.QuickPath`."""
+        self._answer(None, itt, stat_sn, exp_cmd_sn, max_cmd_sn)
+
+    def _answer(self, data: RdmaWrite | None, itt: int, stat_sn: int, exp_cmd_sn: int, max_cmd_sn: int) -> None:
+        wire = _RESPONSE.pack(
+            PLAIN_HEADER, SCSI_RESPONSE_OPCODE, FINAL, 0, 0, 0, itt, 0, stat_sn, exp_cmd_sn, max_cmd_sn, 0, 0, 0
+        )
+        response = Send(None, (memoryview(wire),), self._stag if self._remote_invalidate else 0, False)
+        if data is None:
+            self._post(response)
+        else:
+            self._post(data, response)
+
+    def _receive(self, message: memoryview, invalidated: int) -> None:
+        if self._start is None or invalidated or not self._starts_quickly(self._start, message):
+            super()._receive(message, invalidated)
+
+    def _starts_quickly(self, start: QuickStart, message: memoryview) -> bool:
+        """Have a command carried out in the short way if its PDU is without any fault and names what it needs."""
+        if len(message) < _DATA:
+            return False
+        header, wstag, wbase, rstag, rbase, opcode, flags, length, itt, edtl = _COMMAND.unpack_from(message)
+        if (
+            opcode != _SCSI_COMMAND
+            or length > MAX_CONTROL_DATA  # so has one with AHS
+            or not 0 <= len(message) - _DATA - length <= _PADDING
+            or itt in self._tags
+        ):
+            return False
+        if flags & COMMAND_READ:
+            if header != _READS or flags & COMMAND_WRITE or rbase + edtl > _ADDRESS_SPACE:
+                return False
+            self._read = (rstag, rbase)
+            self._stag = rstag
+        elif header in _WRITES and wbase + edtl <= _ADDRESS_SPACE:
+            self._stag = wstag if header & WSV else 0
+        else:
+            return False
+        try:
+            return start(message, ISER_HEADER_LENGTH, message[_DATA : _DATA + length] if length else b"")
+        except RemoteProtocolError as error:
+            self.abort(error)
+        except Exception as error:
+            self._stumbled(error, "a command")
+        return True
 
     def _base_is_byte_zero(self) -> bool:
         """RFC 7145's default, which no peer follows unless it says so (section 6.8 against what is deployed)."""

@@ -11,7 +11,24 @@ import pytest
 from iser.datamover import DatamoverState, IserInitiator, IserInitiatorOptions, IserTarget
 from iser.errors import ConnectionRejected, LocalProtocolError, RemoteProtocolError, UsageError
 from iser.login import NegotiatedParameters
-from iser.pdu import COMMAND_READ, FINAL, IserHeader, NopOut, Pdu, ScsiCommand, ScsiResponse, build_header, encode
+from iser.pdu import (
+    COMMAND_READ,
+    COMMAND_WRITE,
+    CONTROL,
+    FINAL,
+    RSV,
+    WSV,
+    IserHeader,
+    NopOut,
+    Pdu,
+    ScsiCommand,
+    ScsiResponse,
+    build_control,
+    build_header,
+    encode,
+    encode_bhs,
+)
+from iser.pdu.layout import ReadBuffer
 from iser.rdma.api import ConnectRequest
 from iser.rdma.softiwarp import SoftIwarp
 from iser.sg import SgList
@@ -184,3 +201,152 @@ async def test_pdus_without_tags_reach_the_user() -> None:
         pair.initiator.send_control(Pdu(NopOut(itt=4)))
         assert (await pair.below.next()).bhs.itt == 4
         assert isinstance((await pair.respond(4)).bhs, ScsiResponse)
+
+
+# The short way
+
+BASE, KEY = 0x7F00_0000_1000, 0xABCD01
+READ, WRITE = FINAL | COMMAND_READ, FINAL | COMMAND_WRITE
+
+
+def wire(
+    header: tuple[int, int, int, int, int] = (CONTROL | RSV, 0, 0, KEY, BASE), extra: bytes = b"", **fields: int
+) -> bytes:
+    """A message with a SCSI Command of any kind, its iSER header as it is given."""
+    bhs = ScsiCommand(**({"flags": READ, "itt": 1, "edtl": 4096} | fields))  # type: ignore[arg-type]  # integers all
+    return build_control(header) + encode_bhs(bhs) + extra
+
+
+ASKED = {
+    "a read": wire(),
+    "a write": wire((CONTROL, 0, 0, 0, 0), b"x" * 512, flags=WRITE, edtl=512, data_segment_length=512),
+    "a write with a key": wire((CONTROL | WSV, KEY, BASE, 0, 0), flags=WRITE, data_segment_length=0),
+    "padding": wire((CONTROL, 0, 0, 0, 0), b"x" * 8, flags=WRITE, edtl=5, data_segment_length=5),
+    "the end of the address space": wire((CONTROL | RSV, 0, 0, KEY, (1 << 64) - 4096)),
+}
+NOT_ASKED = {
+    "immediate": wire(opcode=0x41),
+    "another PDU": build_control((CONTROL, 0, 0, 0, 0)) + encode_bhs(NopOut(itt=1)),
+    "a read without a key": wire((CONTROL, 0, 0, 0, 0)),
+    "a read with the key of a write": wire((CONTROL | WSV, KEY, BASE, 0, 0)),
+    "a write with the key of a read": wire(flags=WRITE),
+    "both keys": wire((CONTROL | RSV | WSV, KEY, BASE, KEY, BASE)),
+    "both directions": wire(flags=READ | WRITE),
+    "reserved bits": wire((CONTROL | RSV | 1, 0, 0, KEY, BASE)),
+    "AHS": wire(total_ahs_length=2, extra=bytes((0, 5, 1, 0, 0, 0, 0, 0))),
+    "less data than announced": wire((CONTROL, 0, 0, 0, 0), b"x" * 4, flags=WRITE, data_segment_length=8),
+    "more data than announced": wire((CONTROL, 0, 0, 0, 0), b"x" * 8, flags=WRITE, data_segment_length=4),
+    "too much data": wire((CONTROL, 0, 0, 0, 0), b"x" * 8196, flags=WRITE, data_segment_length=8196),
+    "past the end of the address space": wire((CONTROL | RSV, 0, 0, KEY, (1 << 64) - 4095)),
+    "a write past it": wire((CONTROL | WSV, KEY, (1 << 64) - 4095, 0, 0), flags=WRITE, data_segment_length=0),
+    "no whole BHS": wire()[:75],
+    "a Hello": b"\x20" + wire()[1:],
+}
+
+
+async def asked(message: bytes, *, first: bytes = b"") -> list[tuple[bytes, int, bytes]]:
+    """What the short way was asked for: the message, where its BHS is, and its data."""
+    found: list[tuple[bytes, int, bytes]] = []
+
+    def start(buffer: ReadBuffer, offset: int, data: memoryview | bytes) -> bool:
+        found.append((bytes(buffer), offset, bytes(data)))
+        return False
+
+    async with connected() as pair:
+        if first:
+            pair.initiator._send(first)
+            await pair.below.next()
+        pair.target.serve_quickly(start)
+        pair.initiator._send(message)
+        ends = {asyncio.create_task(pair.below.pdus.get()), asyncio.create_task(pair.below.ended.wait())}
+        done, rest = await asyncio.wait(ends, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        assert done  # what is not taken goes the long way
+        for task in rest:
+            task.cancel()
+    return found
+
+
+@pytest.mark.parametrize("name", ASKED)
+async def test_the_short_way_is_asked_for_commands_without_fault(name: str) -> None:
+    message = ASKED[name]
+    length = int.from_bytes(message[33:36], "big")
+    assert await asked(message) == [(message, 28, message[76 : 76 + length])]
+
+
+@pytest.mark.parametrize("name", NOT_ASKED)
+async def test_the_short_way_is_not_asked_for_others(name: str) -> None:
+    assert not await asked(NOT_ASKED[name])
+
+
+async def test_the_short_way_is_not_asked_for_a_tag_in_use() -> None:
+    assert not await asked(wire(), first=wire())
+
+
+@pytest.mark.parametrize("ours", [True, False])
+async def test_the_short_way_of_a_read(ours: bool) -> None:
+    async with connected(remote_invalidate=ours) as pair:
+        memory = bytearray(b"." * 14)
+        views = [memoryview(b"abc"), memoryview(b"defgh")]
+
+        def start(buffer: ReadBuffer, offset: int, data: memoryview | bytes) -> bool:
+            pair.target.quick_read(1, views, 8, 11, 12, 13, 7)
+            return True
+
+        pair.target.serve_quickly(start)
+        pair.command(1, read=SgList.of([memoryview(memory)[1:5], memoryview(memory)[6:10]], writable=True))
+        answer = await pair.above.next()
+        assert answer == Pdu(ScsiResponse(itt=1, stat_sn=11, exp_cmd_sn=12, max_cmd_sn=13))
+        assert memory == b".abcd.efgh...."
+        assert await asyncio.wait_for(pair.below.moved.get(), 5) == (1, 7)
+        assert pair.below.pdus.empty()
+        counters = pair.initiator.counters
+        assert (counters.remote_invalidations, counters.local_invalidations) == ((1, 0) if ours else (0, 1))
+
+
+async def test_the_short_way_of_a_write() -> None:
+    async with connected() as pair:
+        stored = bytearray()
+
+        def start(buffer: ReadBuffer, offset: int, data: memoryview | bytes) -> bool:
+            stored.extend(data)
+            pair.target.quick_good(1, 11, 12, 13)
+            return True
+
+        pair.target.serve_quickly(start)
+        pair.command(1, write=SgList.of(b"some data", writable=False), immediate=9)
+        assert await pair.above.next() == Pdu(ScsiResponse(itt=1, stat_sn=11, exp_cmd_sn=12, max_cmd_sn=13))
+        assert stored == b"some data"
+
+
+async def test_the_short_way_invalidates_the_key_of_a_write_that_had_one() -> None:
+    async with connected() as pair:
+
+        def start(buffer: ReadBuffer, offset: int, data: memoryview | bytes) -> bool:
+            pair.target.quick_good(1, 11, 12, 13)
+            return True
+
+        pair.target.serve_quickly(start)
+        pair.command(1, write=SgList.of(b"some data", writable=False), immediate=4)
+        await pair.above.next()
+        assert pair.initiator.counters.remote_invalidations == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [(RemoteProtocolError("it did"), RemoteProtocolError), (ZeroDivisionError(), LocalProtocolError)],
+)
+async def test_a_fault_in_the_short_way_ends_this_connection_only(
+    fault: Exception, reason: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected() as pair:
+
+        def start(buffer: ReadBuffer, offset: int, data: memoryview | bytes) -> bool:
+            raise fault
+
+        pair.target.serve_quickly(start)
+        pair.initiator._send(wire())
+        await asyncio.wait_for(pair.below.ended.wait(), 5)
+        assert isinstance(pair.below.ends[0], reason)
+    assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == (
+        reason is LocalProtocolError
+    )
