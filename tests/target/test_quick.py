@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 import initiator
 from initiator.url import Portal
+from iser.datamover import TaskBuffers
+from iser.errors import IserError
 from iser.login import InitiatorLogin, InitiatorLoginConfig, Wishes
 from iser.pdu import (
     COMMAND_READ,
@@ -35,10 +37,11 @@ from iser.pdu import (
 )
 from iser.scsi.cdb import FLAG_FUA, NACA, PROTECT_MASK, read_blocks, write_blocks
 from iser.scsi.const import Opcode
+from iser.sg import SgList
 from target.counters import LunCounters
 from target.quick import COMMAND_10, COMMAND_16, QuickWay
 from target.server import TargetServer
-from tests.target.peer import INITIATOR, ISID, TARGET, config, disk, serving, until
+from tests.target.peer import INITIATOR, ISID, TARGET, Peer, config, disk, served, serving, until
 
 BLOCKS = 2048
 BURST = 16384  # of a session here
@@ -375,3 +378,62 @@ def test_what_cannot_be_plain_is_rejected_as_ever() -> None:
             await until(lambda: not server.connections)
 
     asyncio.run(run())
+
+
+# Over iSER
+
+
+async def iser_outcome(sequence: Sequence[Step], quick: bool) -> Any:
+    """As :func:`outcome`, of a session over iSER: PDUs, data, blocks, and counts."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not quick:
+            patch.setattr(QuickWay, "start", lambda *_: False)
+        async with serving(config(target=disk(luns=2))) as (server, port), served(port) as peer:
+            peer.send_command(bytes(6), lun=1 << 48)
+            await peer.receive()
+            memories = [iser_send(peer, step, number) for number, step in enumerate(sequence)]
+            ping = peer.send(NopOut(opcode=IMMEDIATE))
+            answers: list[Any] = []
+            try:
+                while not answers or answers[-1].bhs.itt != ping:
+                    answers.append(await peer.receive())
+            except (IserError, EOFError) as error:
+                answers.append(type(error))
+            stored = [bytes(unit.backend.views(0, 64 * 512)[0]) for unit in units(server)]
+            counts = {key: (c.commands, c.read_bytes, c.written_bytes, c.errors) for key, c in server_counts(server)}
+            return answers, memories, stored, counts
+
+
+def iser_send(peer: Peer, step: Step, number: int) -> bytearray:
+    """Send a command with the tags that its directions ask for; the memory that a read fills."""
+    raw = Raw.__new__(Raw)
+    raw.cmd_sn = peer.cmd_sn
+    bhs = decode_bhs(step.wire(raw, number + 2000))
+    peer.cmd_sn = raw.cmd_sn
+    assert isinstance(bhs, ScsiCommand)
+    memory = bytearray(step.edtl)
+    data_in = SgList.of(memory, writable=True) if step.flags & COMMAND_READ and step.edtl else None
+    size = max(step.edtl, step.immediate) if step.flags & COMMAND_WRITE else 0
+    data_out = SgList.of(bytes([number % 251]) * size, writable=False) if size else None
+    immediate = step.immediate if data_out else 0
+    bhs = bhs._replace(data_segment_length=immediate)
+    peer.datamover.send_command(Pdu(bhs), TaskBuffers(data_in, data_out, immediate, immediate))
+    return memory
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(steps(), min_size=1, max_size=8))
+def test_over_iser_it_does_what_the_long_way_does(sequence: list[Step]) -> None:
+    async def both() -> None:
+        assert await iser_outcome(sequence, quick=True) == await iser_outcome(sequence, quick=False)
+
+    asyncio.run(both())
+
+
+@pytest.mark.parametrize("name", ["read", "read 16", "write", "write 16", "second LUN"])
+async def test_over_iser_it_takes_what_is_plain(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[bool] = []
+    watch(monkeypatch, taken)
+    answers, _, _, _ = await iser_outcome([PLAIN[name]], quick=True)
+    assert taken[-1]
+    assert answers[0].bhs.status == 0
