@@ -41,6 +41,8 @@ MAX_LUNS: Final = 1024
 
 #: Commands that a waiting unit attention does not stop (SAM-5 5.14).
 _PASS_ATTENTION = frozenset((Opcode.INQUIRY, Opcode.REPORT_LUNS, Opcode.REQUEST_SENSE))
+#: These tell what is there, and touch nothing: whoever looks for units finds those that are busy, too.
+_AT_ONCE = frozenset(bytes((opcode,)) for opcode in _PASS_ATTENTION)
 _DESC = 0x01
 _WELL_KNOWN_ONLY = 1
 _KNOWN_SELECTS = (0, 1, 2)
@@ -139,7 +141,8 @@ class TargetDevice:
         """As :meth:`start`, for whatever is not the plain case."""
         if unit is None:
             return self._no_unit(task)
-        if unit.task_set is not None or SIMPLE < task.attr < ACA:
+        waits = unit.task_set is not None and task.cdb[:1] not in _AT_ONCE
+        if waits or SIMPLE < task.attr < ACA:
             return Ordered(unit)
         return self.begin(unit, task)
 

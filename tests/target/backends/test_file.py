@@ -137,7 +137,7 @@ async def test_a_file_cut_behind_our_back_is_a_medium_error(path: Path) -> None:
     os.truncate(path, 4096)
     with pytest.raises(BackendError, match="ends at byte 4096") as caught:
         await backend.readv(0, [memoryview(bytearray(8192))])
-    assert caught.value.medium
+    assert (caught.value.medium, caught.value.offset) == (True, 4096)
     await backend.close()
 
 
@@ -172,10 +172,11 @@ async def test_an_input_output_error_of_the_kernel_is_a_medium_error(path: Path,
     backend = FileBackend(path, SIZE)
     replace_by(backend, "/proc/self/mem", os.O_RDWR)  # nothing is mapped at its first pages: EIO
     with pytest.raises(BackendError, match="Input/output error") as caught:
-        await backend.readv(0, [memoryview(bytearray(length))])
-    assert (caught.value.space, caught.value.medium) == (False, True)
-    with pytest.raises(BackendError):
+        await backend.readv(512, [memoryview(bytearray(length))])
+    assert (caught.value.space, caught.value.medium, caught.value.offset) == (False, True, 512)
+    with pytest.raises(BackendError) as caught:
         await backend.close()
+    assert caught.value.offset is None  # a flush fails as a whole
 
 
 async def test_a_failed_flush_is_remembered(path: Path) -> None:

@@ -131,11 +131,11 @@ async def test_errors_of_the_server(servers: Servers) -> None:
     failing = servers.serve("--filter=error", "memory", "1M", *_ERRORS)
     backend = NbdBackend(failing)
     with pytest.raises(BackendError, match="Input/output error") as caught:
-        await backend.readv(0, [memoryview(bytearray(512))])
-    assert (caught.value.medium, caught.value.space) == (True, False)
+        await backend.readv(1024, [memoryview(bytearray(512))])
+    assert (caught.value.medium, caught.value.space, caught.value.offset) == (True, False, 1024)
     with pytest.raises(BackendError, match="No space left") as caught:
-        await backend.writev(0, [memoryview(bytes(512))], False)
-    assert caught.value.space
+        await backend.writev(512, [memoryview(bytes(512))], False)
+    assert (caught.value.space, caught.value.offset) == (True, 512)
     await backend.close()
 
 

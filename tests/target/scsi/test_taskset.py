@@ -15,7 +15,7 @@ from iser.login import Wishes
 from iser.pdu import FINAL, RESERVED_TAG, DataOut, Pdu, ScsiResponse, TaskManagementRequest, TaskManagementResponse
 from iser.pdu.const import TaskManagementFunction as Function
 from iser.pdu.const import TaskManagementResponseCode as Code
-from iser.scsi.cdb import inquiry, read_blocks, write_blocks
+from iser.scsi.cdb import inquiry, read_blocks, report_luns, request_sense, write_blocks
 from target.backends.memory import MemoryBackend
 from target.scsi import LogicalUnit
 from target.scsi.taskset import ACA, HEAD_OF_QUEUE, ORDERED, SIMPLE, TaskSet
@@ -221,6 +221,19 @@ async def test_a_head_of_queue_that_runs_keeps_others_from_beginning() -> None:
         assert await answers(one, 1) == [head]
         assert await answers(two, 1) == [simple]
         assert bytes(data) == b"\7" * 512
+
+
+async def test_who_asks_what_is_there_is_answered_whatever_waits() -> None:
+    async with two_sessions() as (one, two, gate, lu):
+        tags = [one.send_command(write_blocks(0, 1), write=bytes(512), flags=flags) for flags in (0, ORDERED)]
+        await until(lambda: lu.gated)
+        page, luns = bytearray(96), bytearray(16)
+        for command, buffer in ((inquiry(96), page), (report_luns(16), luns), (request_sense(), bytearray(18))):
+            response, _ = await two.command(command, read=buffer)
+            assert response.status == 0
+        assert (bytes(page[8:15]), luns[3]) == (b"ISER-PY", 8)
+        gate.gate.set()
+        assert await answers(one, 2) == tags
 
 
 async def test_a_command_that_waits_keeps_the_data_that_comes_with_it() -> None:
