@@ -16,6 +16,7 @@ from iser.errors import UsageError
 from target.backends.fault import Action, Operation
 from target.config import ConfigErrors, config_from_flags, load
 from target.config.access import build_policy
+from target.config.model import load_tables
 from target.config.values import Listen
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -402,3 +403,15 @@ def test_the_admin_socket_and_the_metrics(tmp_path: Path) -> None:
     file.write_text(GOOD + '\n[admin]\nmetrics = "9260"\n')
     with pytest.raises(ConfigErrors, match=r"admin\.metrics: '9260' is no address; write 'HOST:PORT'"):
         load(file)
+
+
+def test_the_portal_groups_of_a_target() -> None:
+    portals = {name: {"listen": f"iser://h:{port}", "group": group} for name, port, group in (("a", 1, 7), ("b", 2, 3))}
+    portals["c"] = {"listen": "iscsi://h:3", "group": 7}
+    lun = {"id": 0, "backend": "memory", "size": "1M"}
+    everywhere, some = (
+        {"name": f"iqn.2026-11.test:{name}", "portals": where, "lun": [lun]}
+        for name, where in (("e", []), ("s", ["a", "c"]))
+    )
+    config = load_tables({"portal": portals, "target": [everywhere, some]}, Path("/"))
+    assert [config.groups(target) for target in config.target] == [(3, 7), (7,)]
