@@ -12,7 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iser.login import Wishes
-from iser.pdu import FINAL, RESERVED_TAG, DataOut, Pdu, ScsiResponse, TaskManagementRequest, TaskManagementResponse
+from iser.pdu import (
+    COMMAND_WRITE,
+    FINAL,
+    R2T,
+    RESERVED_TAG,
+    DataOut,
+    Pdu,
+    ScsiCommand,
+    ScsiResponse,
+    TaskManagementRequest,
+    TaskManagementResponse,
+    encode,
+)
 from iser.pdu.const import TaskManagementFunction as Function
 from iser.pdu.const import TaskManagementResponseCode as Code
 from iser.scsi.cdb import inquiry, read_blocks, report_luns, request_sense, write_blocks
@@ -22,6 +34,7 @@ from target.scsi.taskset import ACA, HEAD_OF_QUEUE, ORDERED, SIMPLE, TaskSet
 from target.server import TargetServer
 from tests.target.peer import TARGET, Peer, config, served, serving, until
 from tests.target.scsi.bench import unit
+from tests.target.test_quick import Raw
 
 TWO = bytes(5) + b"\2"
 TEST_UNIT_READY = bytes(6)
@@ -250,6 +263,41 @@ async def test_a_command_that_waits_keeps_the_data_that_comes_with_it() -> None:
         stored = bytearray(8192)
         await peer.command(read_blocks(8, 16), read=stored)
         assert bytes(stored) == data
+
+
+async def test_over_tcp_data_is_asked_for_when_a_command_begins() -> None:
+    data = bytes(range(256)) * 2
+    async with serving(config(portal={"p": {"listen": "iscsi://127.0.0.1:0"}})) as (server, port):
+        lu = lu_of(server)
+        await lu.backend.close()
+        lu.backend = gate = Gate()
+        raw = Raw(port)
+        await raw.log_in()
+
+        async def send(itt: int, cdb: bytes, flags: int, edtl: int, immediate: bytes = b"") -> None:
+            bhs = ScsiCommand(flags=FINAL | flags, itt=itt, edtl=edtl, cmd_sn=raw.cmd_sn, cdb=cdb.ljust(16, b"\0"))
+            raw.cmd_sn += 1
+            await raw.send(encode(Pdu(bhs, immediate)))
+
+        await send(1, TEST_UNIT_READY, 0, 0)
+        assert (await raw.receive())[0].itt == 1
+        await send(2, write_blocks(0, 1), COMMAND_WRITE, 512, bytes(512))
+        await send(3, write_blocks(1, 1), COMMAND_WRITE | ORDERED, 512)
+        await send(4, write_blocks(2, 1), COMMAND_WRITE | ORDERED, 512)
+        await send(5, TEST_UNIT_READY, HEAD_OF_QUEUE, 0)
+        assert (await raw.receive())[0].itt == 5
+        await raw.send(encode(Pdu(TaskManagementRequest(0x42, FINAL | 1, referenced_task_tag=4, itt=6))))
+        answer, _ = await raw.receive()
+        assert (type(answer), answer.response) == (TaskManagementResponse, Code.FUNCTION_COMPLETE)
+        gate.gate.set()
+        assert (await raw.receive())[0].itt == 2
+        asked, _ = await raw.receive()
+        assert (type(asked), asked.itt) == (R2T, 3)
+        await raw.send(encode(Pdu(DataOut(flags=FINAL, itt=3, ttt=asked.ttt), data)))
+        assert (await raw.receive())[0].itt == 3
+        assert gate.stored(512, 512) == data
+        assert not any(gate.stored(1024, 512))
+        raw.sock.close()
 
 
 async def test_a_command_that_waits_can_be_aborted_and_what_waits_for_it_begins() -> None:
