@@ -62,7 +62,6 @@ KNOWN: Final[dict[str, set[str]]] = {
         "errors.less-data",
     },
 }
-SETTLE: Final = 0.6  # seconds between a login and a write: LIO's are a race
 TIMEOUT: Final = 60.0  # seconds for a case: all is emulated
 
 
@@ -75,25 +74,31 @@ async def _run(name: str, peer: TargetPeer) -> dict[str, str]:
     """What failed, with the reasons."""
     url = Url.parse(f"iser://{peer.portal}/{peer.name}/{peer.lun}")
     options: dict[str, Any] = peer.options
-    site = await survey(url, url.connect_options.with_changes(options), SETTLE, seed=True)
+    site = await survey(url, url.connect_options.with_changes(options), peer.settle_seconds, seed=True)
     cases = chosen([], DEADLY[name])
     found = [outcome async for outcome in run_cases(cases, site, destructive=True, timeout=TIMEOUT)]
     _write(name, str(url), found)
     return {outcome.case.full_name: outcome.why for outcome in found if outcome.verdict is Verdict.FAIL}
 
 
+# Classes, since rows that run side by side are handed out by the class.
 @pytest.mark.timeout(900)
-async def test_lio_fails_what_is_known(lio: Lio) -> None:
-    failed = await _run("lio", lio)
-    assert {name: why for name, why in failed.items() if name not in KNOWN["lio"]} == {}
+class TestLio:
+    """LIO."""
+
+    async def test_lio_fails_what_is_known(self, lio: Lio) -> None:
+        failed = await _run("lio", lio)
+        assert {name: why for name, why in failed.items() if name not in KNOWN["lio"]} == {}
 
 
 @pytest.mark.timeout(900)
-async def test_tgt_fails_what_is_known(tgt: Tgt) -> None:
-    try:
-        failed = await _run("tgt", tgt)
-    finally:
-        await asyncio.to_thread(
-            tgt.restart
-        )  # LOGICAL UNIT RESET would wait for commands of connections that cases ended
-    assert {name: why for name, why in failed.items() if name not in KNOWN["tgt"]} == {}
+class TestTgt:
+    """tgt."""
+
+    async def test_tgt_fails_what_is_known(self, tgt: Tgt) -> None:
+        try:
+            failed = await _run("tgt", tgt)
+        finally:
+            # LOGICAL UNIT RESET would wait for commands of connections that cases ended.
+            await asyncio.to_thread(tgt.restart)
+        assert {name: why for name, why in failed.items() if name not in KNOWN["tgt"]} == {}

@@ -8,6 +8,7 @@ from typing import ClassVar
 import pytest
 
 from iser.errors import ConnectionLost
+from tests.interop.answers import DECLARATION, answers
 from tests.interop.initiator_row import InitiatorRow
 from tests.interop.lists import check_blocks
 from tests.interop.load import all_lost, run_load
@@ -31,6 +32,21 @@ class TestLio(InitiatorRow):
     async def test_lio_echoes_no_ping_data(self, lio: Lio) -> None:
         async with await lio.connect() as lun:
             assert await lun.session.nop(b"echo this") == b""
+
+    @peer_fault("LIO 6.1", "agrees to a TargetRecvDataSegmentLength of more than its buffers hold")
+    async def test_lio_agrees_to_more_than_it_can_receive(self, lio: Lio) -> None:
+        assert (await answers(lio, TargetRecvDataSegmentLength="262144"))["TargetRecvDataSegmentLength"] == "262144"
+
+    @peer_fault("LIO 6.1", "leaves out answers that an offer forces")
+    async def test_lio_leaves_out_answers(self, lio: Lio, notes: Notes) -> None:
+        found = await answers(lio, InitialR2T="Yes", DataPDUInOrder="Yes", DataSequenceInOrder="Yes")
+        missing = {"InitialR2T", "DataPDUInOrder", "DataSequenceInOrder"} - found.keys()
+        assert missing
+        notes.add(", ".join(sorted(missing)))
+
+    @peer_fault("LIO 6.1", "answers NotUnderstood to a declaration, which wants no answer")
+    async def test_lio_answers_a_declaration(self, lio: Lio) -> None:
+        assert (await answers(lio, **DECLARATION)).get(*DECLARATION) == "NotUnderstood"
 
     @peer_fault(
         "LIO 6.1 over siw",

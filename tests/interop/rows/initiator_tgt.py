@@ -7,11 +7,16 @@ from typing import ClassVar, Final
 
 import pytest
 
+from initiator.establish import open_session
+from initiator.options import ConnectOptions
 from initiator.session import Session
-from iser.errors import CommandTimeout, ConnectionLost, LoginError
+from initiator.url import Portal
+from iser.errors import CommandTimeout, ConnectionFailed, ConnectionLost, LoginError
 from iser.pdu import LoginResponse, Pdu, TaskManagementFunction
+from iser.rdma.softiwarp import SoftIwarp, SoftIwarpOptions
 from iser.scsi import cdb as cdbs
 from iser.scsi.lun import encode_lun
+from tests.interop.answers import DECLARATION, answers
 from tests.interop.initiator_row import InitiatorRow
 from tests.interop.matrix import Fabric, Feature, Row
 from tests.interop.peers.tgt import Tgt
@@ -19,6 +24,7 @@ from tests.interop.recorder import Notes, NotShown, peer_fault
 from tests.lab import Machine
 
 _TRIES: Final = 20
+_STALL_SECONDS: Final = 3.0
 _RESET: Final = TaskManagementFunction.LOGICAL_UNIT_RESET
 _CLOSES: Final = "tgt closes the connection on this function"
 
@@ -69,6 +75,26 @@ class TestTgt(InitiatorRow):
         async with await tgt.connect() as lun:
             first = lun.session.login.cmd_sn
         assert (seen[-1].exp_cmd_sn, seen[-1].max_cmd_sn) == (first + 1, first)
+
+    @peer_fault("tgt 1.0.85", "answers NotUnderstood to a declaration, which wants no answer")
+    async def test_tgt_answers_a_declaration(self, tgt: Tgt) -> None:
+        assert (await answers(tgt, **DECLARATION)).get(*DECLARATION) == "NotUnderstood"
+
+    @peer_fault("siw 6.1", "as responder, it may not notice a first message until more bytes arrive")
+    async def test_siw_misses_a_first_message(self, tgt: Tgt, notes: Notes) -> None:
+        options = ConnectOptions(**tgt.options).with_changes({"login_timeout": _STALL_SECONDS})
+        hasty = SoftIwarp(SoftIwarpOptions(first_fpdu_delay=0, nudge_delay=0))
+        stalled = 0
+        for _ in range(_TRIES):
+            try:
+                link = await open_session(Portal.parse(tgt.portal), tgt.name, options, hasty)
+            except ConnectionFailed:
+                stalled += 1
+            else:
+                await link.session.close()
+        notes.add(f"{stalled} of {_TRIES} logins stalled")
+        if not stalled:
+            raise NotShown("")
 
     @peer_fault("tgt 1.0.85", "a command of more than 512 KiB closes the connection; no VPD page tells the limit")
     async def test_tgt_takes_512_kib_at_once(self, tgt: Tgt) -> None:
