@@ -190,23 +190,24 @@ def write_same(lu: LogicalUnit, task: ScsiTask) -> Plan:
     if fields.flags & _ANCHOR or (unmap and not lu.thin):
         return lu.check(INVALID_FIELD_IN_CDB, field=1)
     if task.cdb[0] == Opcode.WRITE_SAME_16 and fields.flags & _NDOB:
-        return Async(partial(_write_same, lu, fields, bytes(lu.block_size), unmap=bool(unmap)))
+        return Async(partial(_write_same, lu, task, fields, bytes(lu.block_size), unmap=bool(unmap)))
     return _whole(lu, task, lu.block_size, partial(_write_sent, lu, task, fields, unmap=bool(unmap)))
 
 
 async def _write_sent(lu: LogicalUnit, task: ScsiTask, fields: Transfer, *, unmap: bool) -> Done:
-    return await _write_same(lu, fields, bytes(task.data_out), unmap=unmap)
+    return await _write_same(lu, task, fields, bytes(task.data_out), unmap=unmap)
 
 
-async def _write_same(lu: LogicalUnit, fields: Transfer, block: bytes, *, unmap: bool) -> Done:
-    """Unmapped blocks read as zeros, so no others may be unmapped (SBC-3 4.7.3.4.4)."""
+async def _write_same(lu: LogicalUnit, task: ScsiTask, fields: Transfer, block: bytes, *, unmap: bool) -> Done:
+    """Unmapped blocks read as zeros, so no others may be unmapped (SBC-3 4.7.3.4.4).  An abort ends it on the way."""
     offset, length = fields.lba << lu.shift, fields.blocks << lu.shift
     try:
         if unmap and not any(block):
             await lu.backend.discard(offset, length)
         else:
             async for _ in fill(lu, offset, length, block):
-                pass
+                if task.aborted:
+                    break
             if _fua(lu, Transfer(0, 0, 0)):
                 await lu.backend.flush()
     except BackendError as error:

@@ -229,3 +229,18 @@ def test_what_block_limits_allow_is_taken() -> None:
     atomic = struct.pack(">BBQHHxx", Opcode.WRITE_ATOMIC_16, 0, 0, 0, 32769)
     assert bench.sense(atomic).field == 12
     assert struct.unpack_from(">I", bench.data(cdb.inquiry(64, 0xB0)), 44) == (32768,)
+
+
+async def test_an_aborted_write_same_ends_soon() -> None:
+    bench = Bench(unit(MemoryBackend(16 << 20)))
+    (lu,) = bench.device.luns.values()
+    task = ScsiTask(0, cdb.transfer(Opcode.WRITE_SAME_16, 0, 16 << 11).ljust(16, b"\0"), 1, 1, 512, bench.nexus)
+    plan = bench.device.start(task)
+    assert isinstance(plan, Async)
+    task.data_out = b"x" * 512
+    running = asyncio.ensure_future(plan.run())
+    await asyncio.sleep(0)
+    task.aborted = True
+    await running
+    assert await stored(lu, 0, 512) == b"x" * 512
+    assert not any(await stored(lu, 15 << 20, 1 << 20))
