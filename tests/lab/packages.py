@@ -17,7 +17,7 @@ __all__ = ["TOOLS", "download", "install", "kernel_release", "missing", "require
 #: What is used on this machine or, through its root file system, in the guest.
 TOOLS: Final = (
     "busybox-static", "cpio", "ddpt", "e2fsprogs", "fio", "gcc", "ibverbs-providers", "ibverbs-utils", "iproute2",
-    "kmod", "libiscsi-bin", "libiscsi7", "make", "open-iscsi", "python3", "python3-cffi", "python3-pyverbs",
+    "kmod", "libiscsi-bin", "libiscsi7", "make", "open-iscsi", "psmisc", "python3", "python3-cffi", "python3-pyverbs",
     "python3-venv", "qemu-block-extra", "qemu-system-x86", "qemu-utils", "rdma-core", "rdmacm-utils", "sg3-utils",
     "tgt", "util-linux", "xfsprogs", "xz-utils",
 )  # fmt: skip
