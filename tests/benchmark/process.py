@@ -69,7 +69,9 @@ async def started(
 
 async def _end(process: Process, *, gently: bool) -> None:
     if gently and process.returncode is None:
-        process.terminate()
+        # Not process.terminate(), which would take the exit code from asyncio if the process just ended by itself.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), _STOP_SECONDS)
     with contextlib.suppress(ProcessLookupError):

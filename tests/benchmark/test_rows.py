@@ -40,7 +40,10 @@ def test_a_collapse_is_less_than_half_as_good() -> None:
     committed = {"tcp-4k-d32": Row(FAST, [2.0], [1.0]), "cpu": Row(CPU, [0.3], [1.0])}
     assert collapsed([Row(FAST, [1.0], [1.0]), Row(CPU, [0.6], [1.0])], committed) == []
     lines = collapsed([Row(FAST, [0.9], [1.0]), Row(CPU, [0.7], [1.0])], committed)
-    assert ["0.90 ratio, committed 2.00" in lines[0], "0.70 ratio, committed 0.30" in lines[1]] == [True, True]
+    assert ["0.90 ratio at best, committed 2.00" in lines[0], "0.70 ratio at best, committed 0.30" in lines[1]] == [
+        True
+    ] * 2
+    assert collapsed([Row(FAST, [0.1, 1.5], [1.0, 1.0]), Row(CPU, [9.0, 0.5], [1.0, 1.0])], committed) == []
 
 
 def test_a_row_that_was_not_committed_cannot_collapse() -> None:
