@@ -1,9 +1,8 @@
 """The cost model, fitted: what a work request, an entry, an operation and a copied byte cost on this machine.
 
-``T = t_rtt + W*t_post + E*t_entry + X*t_xlat + O*t_op + C/BW_copy + L/BW_wire`` for one transfer at a time, with the
-exact counts of a case as W work requests, E list entries, X pieces of memory walked, O operations of the target, C
-bytes copied, L bytes moved.  Nothing is allocated in steady state, and a software RNIC fetches no lists: those terms
-are nil.
+``T = t_rtt + W*t_post + E*t_entry + X*t_xlat + O*t_op + A*t_alloc + C/BW_copy + L/BW_wire`` for one transfer at a time,
+with the exact counts of a case as W work requests, E list entries, X pieces of memory walked, O operations of the
+target, A pages allocated, C bytes copied, L bytes moved.  A software RNIC fetches no lists: that term is nil.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ TERMS: Final[dict[str, tuple[str, str, float]]] = {
     "t_entry": ("an entry of a list", "ns", 1e9),
     "t_xlat": ("a piece of memory walked", "ns", 1e9),
     "t_op": ("an operation of the target", "us", 1e6),
+    "t_alloc": ("a page allocated", "ns", 1e9),
     "copy": ("a byte copied, 1 / BW_copy", "ns/KiB", 1024e9),
     "wire": ("a byte moved, 1 / BW_wire", "ns/KiB", 1024e9),
 }
@@ -82,6 +82,7 @@ def _row(each: Measurement) -> list[float]:
         counts["list_entries"],
         float(about["elements"]),
         counts.get("target_operations", counts["commands"]),
+        counts.get("allocations", 0.0),
         copied,
         float(each.case.size),
     ]

@@ -14,6 +14,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from initiator.bench.allocator import keep_freed_memory
 from initiator.bench.shapes import SHAPES, lay
 from initiator.bench.table import size_name
 from iser.rdma.softiwarp.device import SoftDevice
@@ -93,10 +94,12 @@ def _fresh(sg: SgList) -> SgList:
 def measure(seconds: float, elements: Sequence[int] = ELEMENTS) -> list[Row]:
     """A row for each number of elements: byte-granular pieces in any order, as the destination of a read.
 
-    ``of`` makes the list from as many views, ``spans`` from offsets into one buffer; ``classify`` finds out its shape
-    and whether pieces overlap; ``register`` maps it and carries out the work request, ``again`` does all of that for a
-    list that was used before, with its invalidation; ``invalidate`` is the invalidation alone.
+    ``of`` makes the list from as many views, ``spans`` from offsets into one buffer; ``classify`` finds out whether
+    it has gaps and whether pieces overlap, which is all that choosing a strategy takes; ``register`` maps it and
+    carries out the work request, ``again`` does all of that for a list that was used before, with its invalidation;
+    ``invalidate`` is the invalidation alone.
     """
+    keep_freed_memory()
     return [_row(count, seconds) for count in elements]
 
 
@@ -122,7 +125,7 @@ def _spread(count: int) -> tuple[list[tuple[int, int]], int]:
 def _registering(bench: _Bench, sg: SgList, copy: float, seconds: float) -> dict[str, float]:
     def classify() -> None:
         fresh = _fresh(sg)
-        _ = fresh.shape, fresh.overlaps
+        _ = fresh.gappy, fresh.overlaps
 
     region = bench.planner.register(sg, Direction.READ)
     mapped = region.region
@@ -148,6 +151,7 @@ def crossovers(seconds: float) -> list[tuple[str, str, int | None, list[tuple[in
 
     Gives (shape, strategy, size or None if it never does, [(size, ns registered, ns copied)]), for reads.
     """
+    keep_freed_memory()
     found = []
     for shape, info in SHAPES.items():
         if info.read_only:

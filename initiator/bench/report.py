@@ -103,7 +103,7 @@ def _goal_sections(goals: Sequence[Goal]) -> list[_Section]:
 
 def _model_section(fit: Fit, units: dict[str, tuple[str, str, float]]) -> _Section:
     words = (
-        "T = t_rtt + W t_post + E t_entry + X t_xlat + O t_op + C / BW_copy + L / BW_wire, fitted to the"
+        "T = t_rtt + W t_post + E t_entry + X t_xlat + O t_op + A t_alloc + C / BW_copy + L / BW_wire, fitted to the"
         f" {fit.cases} cases of one transfer at a time by least squares of relative errors, no constant below zero."
         f" Error: median {fit.median_error:.1%}, worst {fit.worst_error:.1%}; median by strategy: "
         + ", ".join(f"{name} {error:.1%}" for name, error in fit.by_strategy.items())

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 from initiator.bench import multi_mr
+from initiator.bench.allocator import keep_freed_memory
 from initiator.bench.cases import MULTI_MR, RAW_TCP, Case, run_lengths
 from initiator.bench.engines import Engine, LunEngine, MultiMrEngine, raw_slice
 from initiator.bench.environment import describe_environment
@@ -62,6 +63,7 @@ class Unaligned:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Unaligned:
+        keep_freed_memory()
         if self._url is None:
             self._url, self._pid = await self._stack.enter_async_context(started_target())
         return self
