@@ -27,7 +27,6 @@ from tests.benchmark.host import BenchmarkError, install_peers, raise_file_limit
 from tests.benchmark.layers import Profile, checkout, commit_of, measure_layers
 from tests.benchmark.page import describe, fairness_table, growth_table, layers_tables, put_part, rows_table
 from tests.benchmark.peers import FULL, SMOKE, Settings, Site, measure_rows
-from tests.benchmark.plots import draw_fairness, draw_growth
 from tests.benchmark.rows import Row, collapsed, load_rows, save_rows
 from tests.benchmark.series import Series
 from tests.lab.build import PROJECT
@@ -130,6 +129,8 @@ def _lab_rows() -> list[Row]:
 
 
 async def _growth() -> None:
+    from tests.benchmark.plots import draw_growth  # noqa: PLC0415 - takes a second, and the bench extra
+
     environment = _environment()
     with work_folder(_GROWTH_SPACE) as folder:
         series = await measure_growth(folder, _GROWTH_SECONDS, _say)
@@ -143,6 +144,8 @@ async def _growth() -> None:
 
 
 async def _fairness() -> None:
+    from tests.benchmark.plots import draw_fairness  # noqa: PLC0415 - takes a second, and the bench extra
+
     environment = _environment()
     with work_folder(_GROWTH_SPACE) as folder:
         meetings = await measure_fairness(folder, seconds=_FAIRNESS_SECONDS, repeats=_FAIRNESS_REPEATS, say=_say)
