@@ -35,14 +35,14 @@ from iser.rdma.api import (
 )
 from iser.sg import SgList
 
-__all__ = ["client", "serve_one"]
+__all__ = ["End", "client", "serve_one"]
 
 _INFO: Final = struct.Struct(">QII")  # address, key, length
 _RECEIVES: Final = 4
 _PARAMS: Final = ConnectionParams(responder_resources=1, initiator_depth=1)
 
 
-class _End:
+class End:
     """A queue pair with receives for messages, awaited one after the other."""
 
     def __init__(self, device: Device) -> None:
@@ -116,7 +116,7 @@ class _End:
 
 async def client(provider: Provider, host: str, port: int, pings: int, size: int) -> None:
     """Ping a ``rping -s`` and compare.  Raises ConnectionFailed, ConnectionLost; AssertionError for changed bytes."""
-    end = await _End.connect(provider, host, port)
+    end = await End.connect(provider, host, port)
     try:
         source, sink = end.pd.alloc_buffer(size), end.pd.alloc_buffer(size)
         access = Access.LOCAL_WRITE | Access.REMOTE_READ | Access.REMOTE_WRITE
@@ -135,10 +135,10 @@ async def client(provider: Provider, host: str, port: int, pings: int, size: int
 
 async def serve_one(provider: Provider, host: str, port_known: asyncio.Future[int]) -> int:
     """Serve one ``rping -c`` until it disconnects; how many pings it made.  ``port_known`` gets the port."""
-    accepted: asyncio.Future[_End] = asyncio.get_running_loop().create_future()
+    accepted: asyncio.Future[End] = asyncio.get_running_loop().create_future()
 
     async def on_request(request: ConnectRequest) -> None:
-        end = _End(request.device)
+        end = End(request.device)
         await request.accept(end.qp, _PARAMS)
         accepted.set_result(end)
 
@@ -154,7 +154,7 @@ async def serve_one(provider: Provider, host: str, port_known: asyncio.Future[in
         await listener.close()
 
 
-async def _serve(end: _End) -> int:
+async def _serve(end: End) -> int:
     pings = 0
     while (message := await end.message()) is not None:
         address, key, size = _INFO.unpack(message)

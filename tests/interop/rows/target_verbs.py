@@ -10,7 +10,9 @@ from tests.interop.initiator_row import InitiatorRow
 from tests.interop.kernel_row import KernelRow, kernel_tables
 from tests.interop.matrix import Fabric, Row
 from tests.interop.peers.guest import GUEST_IWARP, GUEST_ROCE, GuestProcess, GuestTarget
+from tests.interop.recorder import peer_fault
 from tests.lab import Machine
+from tests.lab.build import PROJECT
 
 _ADDRESSES = {Fabric.IWARP: GUEST_IWARP, Fabric.ROCE: GUEST_ROCE}
 
@@ -32,6 +34,15 @@ class TestSoftiwarp(InitiatorRow):
     def peer(self, guest: GuestTarget) -> GuestTarget:
         """Serving."""
         return guest
+
+
+class TestSiw:
+    """A class, so that it is a piece of work by itself."""
+
+    @peer_fault("siw 6.1", "a read into several buffers succeeds with only the first one filled")
+    def test_siw_fills_only_the_first_buffer_of_a_read(self, lab: Machine) -> None:
+        command = f"{lab.build.python} -m tests.interop.guest_siw {GUEST_IWARP}"
+        assert lab.run(f"cd {PROJECT} && {command}").out.strip() == "[True, False]"
 
 
 class _KernelRow(KernelRow):
