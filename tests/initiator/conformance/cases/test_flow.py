@@ -26,7 +26,7 @@ def _at_once(old: Any) -> Any:
 
     def out_of_order(self: Session, pdu: Pdu, cmd_sn: int) -> None:
         del cmd_sn
-        self._numbers._open += 1
+        self._numbers.open += 1
         self._handlers[type(pdu.bhs)](pdu)
 
     return out_of_order
