@@ -52,7 +52,7 @@ def test_names_are_unique_and_every_case_says_what_it_checks_and_where_it_is_wri
     assert len({case.full_name for case in CASES}) == len(CASES)
     for case in CASES:
         assert case.checks
-        assert case.section.startswith(("RFC ", "SAM-", "SPC-", "SBC-")), case.full_name
+        assert case.section.startswith(("RFC ", "IBTA ", "SAM-", "SPC-", "SBC-")), case.full_name
 
 
 def test_risky_cases_come_last() -> None:

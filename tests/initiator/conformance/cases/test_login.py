@@ -169,7 +169,7 @@ FAULTS: Final = (
     Fault("a session may be joined", wrap(Registry, "_refuse_joining", lambda _: lambda self, request: None), {
         "login.unknown-tsih": WARN, "login.second-connection": WARN,
     }),
-    Fault("no reinstatement", wrap(Registry, "_same_nexus", lambda _: lambda self, login: None), {
+    Fault("no reinstatement", wrap(Registry, "enter", lambda old: lambda *session: old(*session) and None), {
         "login.reinstatement": FAIL,
     }),
     Fault("one session for all", wrap(Registry, "enter", _same_tsih), {"login.parallel": FAIL}),
