@@ -60,6 +60,7 @@ class SoftQueuePair(QueuePair):
         self._announced = False
         self._busy = False  # inside a turn: it will flush
         self._scheduled = False  # a turn is on its way
+        self._alone = False  # one completion came by itself: what is posted next has nothing to go together with
         self._writer = False  # the socket is full and we wait for it
         self._fin_sent = False
         self._nudge_armed = False
@@ -128,7 +129,10 @@ class SoftQueuePair(QueuePair):
         else:
             self.core.flush_posted(wrs)
         if not self._busy and not self._scheduled:
-            self._schedule()
+            if self._alone:
+                self._send_now()
+            else:
+                self._schedule()
 
     def post_recv(self, wr_id: object, buffer: memoryview) -> None:
         if self._phase is _Phase.DRAINING or self._phase is _Phase.CLOSED:
@@ -172,6 +176,14 @@ class SoftQueuePair(QueuePair):
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         self._loop.call_soon(self._scheduled_turn)
+
+    def _send_now(self) -> None:
+        """Save a lone request the turn of the loop in which others could join it."""
+        self._alone = False
+        if self._sock is not None and not self._writer and self.core.tx.pending:
+            self._flush()
+        if self.core.rx.completions or self.core.tx.pending or self._phase is not _Phase.RTS or self.core.ended:
+            self._schedule()
 
     def _scheduled_turn(self) -> None:
         self._scheduled = False
@@ -222,7 +234,9 @@ class SoftQueuePair(QueuePair):
         try:
             for _ in range(ROUNDS):
                 if rx.completions:
-                    self._cq.deliver(core.take_completions())
+                    batch = core.take_completions()
+                    self._alone = len(batch) == 1
+                    self._cq.deliver(batch)
                 if self._writer or not core.tx.pending or self._sock is None:
                     if rx.completions:
                         continue

@@ -469,3 +469,41 @@ def test_queue_pairs_leave_no_memory_behind(run: Run) -> None:
         assert not a.pd.valid_keys
 
     run(main())
+
+
+def test_what_follows_a_lone_completion_goes_out_at_once(run: Run) -> None:
+    """And only that: what follows several, or comes after it, goes together once per turn of the loop."""
+
+    async def main() -> None:
+        async with connected() as (a, b):
+            hello = [memoryview(b"hello")]
+            a.qp.post_send(Send("one", hello))
+            await b.completes(("recv", 0))
+            b.qp.post_send(Send("lone", hello))
+            assert not b.qp.core.tx.pending
+            b.qp.post_send(Send("together", hello))
+            assert b.qp.core.tx.pending
+            await a.completes(("recv", 1))
+            a.qp.post_send(Send("two", hello), Send("three", hello))
+            await b.completes(("recv", 2))
+            b.qp.post_send(Send("together", hello))
+            assert b.qp.core.tx.pending
+            await a.completes(("recv", 2))
+            assert [wc.wr_id for wc in b.log if wc.opcode is WcOpcode.SEND] == ["lone", "together", "together"]
+
+    run(main())
+
+
+def test_a_lone_request_that_breaks_the_connection_ends_it_in_a_later_turn(run: Run) -> None:
+    async def main() -> None:
+        async with against_a_socket(REQUEST) as (end, sock):
+            await asyncio.get_running_loop().sock_sendall(sock, untagged(0x0143, b"hello"))
+            await end.completes(("recv", 0))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+            end.qp.post_send(Send("lost", [memoryview(b"hello")]))
+            assert not end.ends
+            assert isinstance(await end.over(), ConnectionLost)
+            assert end.log[-1].status is WcStatus.WR_FLUSH_ERR
+
+    run(main())
