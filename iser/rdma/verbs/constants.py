@@ -13,11 +13,18 @@ __all__ = [
     "ACCESS_REMOTE_READ",
     "ACCESS_REMOTE_WRITE",
     "CAP_MEM_MGT_EXTENSIONS",
+    "INIT_ATTR_PD",
+    "INIT_ATTR_SEND_OPS",
     "NODE_TYPE_RNIC",
     "OP_RDMA_READ",
     "OP_RDMA_WRITE",
     "OP_SEND",
     "OP_SEND_WITH_INV",
+    "OPS_LOCAL_INV",
+    "OPS_READ",
+    "OPS_SEND",
+    "OPS_SEND_WITH_INV",
+    "OPS_WRITE",
     "PORT_ACTIVE",
     "QPS_ERR",
     "QPS_INIT",
@@ -51,6 +58,16 @@ SEND_INLINE: Final = 8
 WC_INVALIDATED: Final = 8 | 4
 
 PORT_ACTIVE: Final = 4  # enum ibv_port_state
+
+#: Fields of ``ibv_qp_init_attr_ex`` that are given, by its ``comp_mask``.
+INIT_ATTR_PD: Final = 1 << 0
+INIT_ATTR_SEND_OPS: Final = 1 << 6
+#: ``enum ibv_qp_create_send_ops_flags``.
+OPS_WRITE: Final = 1 << 0
+OPS_SEND: Final = 1 << 2
+OPS_READ: Final = 1 << 4
+OPS_LOCAL_INV: Final = 1 << 7
+OPS_SEND_WITH_INV: Final = 1 << 9
 
 QPT_RC: Final = 2
 QPS_INIT: Final = 1

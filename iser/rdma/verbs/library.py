@@ -33,6 +33,8 @@ class Pyverbs:
         self.QPAttr: Any = qp.QPAttr
         self.QPCap: Any = qp.QPCap
         self.QPInitAttr: Any = qp.QPInitAttr
+        self.QPInitAttrEx: Any = qp.QPInitAttrEx
+        self.QPEx: Any = qp.QPEx
         self.SGE: Any = wr.SGE
         self.SendWR: Any = wr.SendWR
         self.RecvWR: Any = wr.RecvWR

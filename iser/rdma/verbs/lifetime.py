@@ -21,7 +21,7 @@ from iser.rdma.verbs.options import FLUSH_TIMEOUT
 from iser.rdma.verbs.rawqp import bring, credits_of, make_raw
 from iser.rdma.verbs.rdmacm import CmEvent
 from iser.rdma.verbs.recvqueue import ReceiveQueue
-from iser.rdma.verbs.request import Requests
+from iser.rdma.verbs.request import requests_for
 from iser.rdma.verbs.sendqueue import SendQueue
 
 __all__ = ["GRACE", "Lifetime", "Phase"]
@@ -68,7 +68,7 @@ class Lifetime(QueuePair):
         credits = credits_of(device, cq, cap)
         self._raw, inline = make_raw(device, pd, cq, cap, credits)
         self.number: int = self._raw.qp_num
-        self._requests = Requests(device, pd, self._raw, inline)
+        self._requests = requests_for(device, pd, self._raw, inline)
         self._sends = SendQueue(device, pd, self._requests, credits, self._broken)
         self._receives = ReceiveQueue(device, pd, self._raw, cap.max_recv_wr)
         self._late = LateCompletions(cq)

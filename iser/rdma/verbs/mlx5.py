@@ -16,7 +16,16 @@ import os
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-from iser.rdma.verbs.constants import SEND_INLINE
+from iser.rdma.verbs.constants import (
+    INIT_ATTR_PD,
+    INIT_ATTR_SEND_OPS,
+    OPS_LOCAL_INV,
+    OPS_READ,
+    OPS_SEND,
+    OPS_SEND_WITH_INV,
+    OPS_WRITE,
+    SEND_INLINE,
+)
 from iser.rdma.verbs.library import load_pyverbs
 from iser.rdma.verbs.split import Element, groups_of
 
@@ -35,10 +44,7 @@ _OPS_MKEY_CONFIGURE: Final = 1 << 2  # MLX5DV_QP_EX_WITH_MKEY_CONFIGURE
 _QP_MASK_CREATE_FLAGS: Final = 1 << 0
 _QP_MASK_SEND_OPS: Final = 1 << 2
 _QP_DISABLE_SCATTER_TO_CQE: Final = 1 << 3
-_INIT_ATTR_PD: Final = 1 << 0
-_INIT_ATTR_SEND_OPS: Final = 1 << 6
-#: Writes, Sends, Reads, local invalidation and Sends with Invalidate (``enum ibv_qp_create_send_ops_flags``).
-_SEND_OPS: Final = 1 << 0 | 1 << 2 | 1 << 4 | 1 << 7 | 1 << 9
+_SEND_OPS: Final = OPS_WRITE | OPS_SEND | OPS_READ | OPS_LOCAL_INV | OPS_SEND_WITH_INV
 
 
 class Mkey(Protocol):
@@ -100,7 +106,7 @@ class Mlx5:
             pd=pd,
             sq_sig_all=0,
             cap=cap,
-            comp_mask=_INIT_ATTR_PD | _INIT_ATTR_SEND_OPS,
+            comp_mask=INIT_ATTR_PD | INIT_ATTR_SEND_OPS,
             send_ops_flags=_SEND_OPS,
         )
         # MR_LIST besides MKEY_CONFIGURE, else version 44 makes the requests too small.

@@ -9,6 +9,12 @@ from iser.rdma.verbs.constants import (
     ACCESS_LOCAL_WRITE,
     ACCESS_REMOTE_READ,
     ACCESS_REMOTE_WRITE,
+    INIT_ATTR_PD,
+    INIT_ATTR_SEND_OPS,
+    OPS_READ,
+    OPS_SEND,
+    OPS_SEND_WITH_INV,
+    OPS_WRITE,
     QPS_INIT,
     QPT_RC,
     QpAttrMask,
@@ -60,12 +66,35 @@ def make_raw(
         try:
             if device.mlx5 is not None:
                 return device.mlx5.make_qp(pd.raw, cq.raw, cap), size
-            init = pyverbs.QPInitAttr(qp_type=QPT_RC, scq=cq.raw, rcq=cq.raw, cap=cap, sq_sig_all=0)
-            return pyverbs.QP(pd.raw, init), size
+            return _make_extended(device, pd, cq, cap) or _make_plain(device, pd, cq, cap), size
         except pyverbs.Error as error:
             problem = error
     assert problem is not None
     raise device_error(f"making a queue pair on {device.name}", problem) from problem
+
+
+def _make_extended(device: OpenDevice, pd: VerbsProtectionDomain, cq: VerbsCompletionQueue, cap: Any) -> Any:
+    """One that takes requests in place, see :class:`iser.rdma.verbs.request.InPlaceRequests`; None without that."""
+    pyverbs = device.pyverbs
+    init = pyverbs.QPInitAttrEx(
+        qp_type=QPT_RC,
+        scq=cq.raw,
+        rcq=cq.raw,
+        cap=cap,
+        sq_sig_all=0,
+        pd=pd.raw,
+        comp_mask=INIT_ATTR_PD | INIT_ATTR_SEND_OPS,
+        send_ops_flags=OPS_WRITE | OPS_SEND | OPS_READ | OPS_SEND_WITH_INV,
+    )
+    try:
+        return pyverbs.QPEx(device.context, init)
+    except pyverbs.Error:
+        return None  # its provider (siw's) has no such calls, or refuses the sizes, as it will do once more
+
+
+def _make_plain(device: OpenDevice, pd: VerbsProtectionDomain, cq: VerbsCompletionQueue, cap: Any) -> Any:
+    pyverbs = device.pyverbs
+    return pyverbs.QP(pd.raw, pyverbs.QPInitAttr(qp_type=QPT_RC, scq=cq.raw, rcq=cq.raw, cap=cap, sq_sig_all=0))
 
 
 def bring(raw: Any, pyverbs: Any, cm: CmId, state: int, served: int | None, wanted: int | None) -> int | None:

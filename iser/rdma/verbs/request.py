@@ -6,14 +6,24 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from iser.rdma.api import LocalInv, RdmaRead, RdmaWrite, RegMr, Send, WcOpcode, WcStatus, WorkRequest
-from iser.rdma.verbs.constants import OP_SEND, OP_SEND_WITH_INV, SEND_INLINE
+from iser.rdma.verbs.constants import OP_RDMA_WRITE, OP_SEND, OP_SEND_WITH_INV, SEND_INLINE
 from iser.rdma.verbs.indirect import IndirectRegion
 from iser.rdma.verbs.memory import Hold, Slot, VerbsProtectionDomain
 from iser.rdma.verbs.opened import OpenDevice
 from iser.rdma.verbs.rawqp import max_sge_of
 from iser.rdma.verbs.split import Element
 
-__all__ = ["INVALIDATE", "OPCODES", "REGISTER", "Op", "Part", "Requests", "status_of"]
+__all__ = [
+    "INVALIDATE",
+    "OPCODES",
+    "REGISTER",
+    "InPlaceRequests",
+    "Op",
+    "Part",
+    "Requests",
+    "requests_for",
+    "status_of",
+]
 
 OPCODES: Final[dict[type, WcOpcode]] = {
     Send: WcOpcode.SEND,
@@ -122,6 +132,54 @@ class Requests:
             sge.addr = address
             sge.length = length
             sge.lkey = lkey
+
+
+class InPlaceRequests(Requests):
+    """Builds them in the device's own queue, by the calls ``ibv_wr_*``.
+
+    pyverbs' request objects cost more than all else that a request of ours takes: each copies its elements and asks
+    :mod:`logging` for a logger, twice.
+    """
+
+    __slots__ = ()
+
+    def post(self, wr_id: int, opcode: int, elements: Sequence[Element], remote: int, rkey: int, flags: int) -> None:
+        """Post a Send, Write or Read."""
+        raw = self._raw
+        raw.wr_start()
+        try:
+            raw.wr_id = wr_id
+            raw.wr_flags = flags
+            if opcode == OP_RDMA_WRITE:
+                raw.wr_rdma_write(rkey, remote)
+            elif opcode == OP_SEND:
+                raw.wr_send()
+            elif opcode == OP_SEND_WITH_INV:
+                raw.wr_send_inv(rkey)
+            else:
+                raw.wr_rdma_read(rkey, remote)
+            if flags & SEND_INLINE:
+                address, length, _ = elements[0]
+                raw.wr_set_inline_data(address, length)
+            else:
+                self._place(elements or (self._nothing,))
+        except BaseException:
+            raw.wr_abort()  # between start and complete the provider holds its lock
+            raise
+        raw.wr_complete()
+
+    def _place(self, elements: Sequence[Element]) -> None:
+        self._fill(elements)
+        if len(elements) == 1:
+            self._raw.wr_set_sge(self._sges[0])
+        else:
+            self._raw.wr_set_sge_list(self._sges[: len(elements)])
+
+
+def requests_for(device: OpenDevice, pd: VerbsProtectionDomain, raw: Any, inline: int) -> Requests:
+    """What suits the queue pair."""
+    in_place = device.mlx5 is None and isinstance(raw, device.pyverbs.QPEx)
+    return (InPlaceRequests if in_place else Requests)(device, pd, raw, inline)
 
 
 def status_of(number: int) -> WcStatus:

@@ -20,7 +20,7 @@ from iser.rdma.verbs.memory import VerbsProtectionDomain
 from iser.rdma.verbs.options import VerbsOptions
 from iser.rdma.verbs.qp import VerbsQueuePair
 from iser.rdma.verbs.rdmacm import CmEvent
-from tests.rdma.verbs.fakes import FakeContext, FakeEventChannel, FakePyverbs, FakeQP
+from tests.rdma.verbs.fakes import FakeContext, FakeEventChannel, FakePyverbs, FakeQP, FakeQPEx
 
 
 class End:
@@ -73,8 +73,9 @@ def cm_event(kind: CmEventType) -> CmEvent:
     return CmEvent(kind, 0, 1, 0, b"", 0, 0)
 
 
-@pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[VerbsDevice]:
+@pytest.fixture(params=[False, True], ids=["objects", "in place"])
+def device(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[VerbsDevice]:
+    monkeypatch.setattr(FakeQPEx, "offered", request.param)
     monkeypatch.setattr(opened_module, "load_pyverbs", FakePyverbs)
     monkeypatch.setattr(FakeContext, "pinned", 0)
     yield VerbsDevice("fake0", VerbsOptions(linger_timeout=0.02))

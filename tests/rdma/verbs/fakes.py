@@ -5,6 +5,7 @@ The classes take what pyverbs' own take and refuse what they refuse; tests look 
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections import deque
 from itertools import count
@@ -207,6 +208,63 @@ class FakeQP:
         self.closed = True
 
 
+class FakeQPEx(FakeQP):
+    """One that takes requests in place, as rxe's; :attr:`offered` says whether there is one."""
+
+    offered = False
+
+    def __init__(self, context: FakeContext, init: SimpleNamespace) -> None:
+        del context
+        if not self.offered:
+            raise FakeRdmaError("Failed to create QP", 95)
+        assert (init.comp_mask, init.send_ops_flags) == (1 | 1 << 6, 1 | 1 << 2 | 1 << 4 | 1 << 9)
+        super().__init__(init.pd, init)
+        self.wr_id = self.wr_flags = 0
+        self.building: Posted | None = None
+
+    def wr_start(self) -> None:
+        assert self.building is None, "the provider waits for its own lock"
+        self.building = Posted(elements=(), rkey=0, remote=0, invalidate=0)
+
+    def wr_send(self) -> None:
+        self._start(2)
+
+    def wr_send_inv(self, key: int) -> None:
+        self._start(9, invalidate=key, rkey=key)
+
+    def wr_rdma_write(self, rkey: int, remote: int) -> None:
+        self._start(0, rkey=rkey, remote=remote)
+
+    def wr_rdma_read(self, rkey: int, remote: int) -> None:
+        self._start(4, rkey=rkey, remote=remote)
+
+    def wr_set_sge(self, sge: FakeSGE) -> None:
+        self.wr_set_sge_list([sge])
+
+    def wr_set_sge_list(self, sges: list[FakeSGE]) -> None:
+        assert self.building is not None
+        self.building.elements = tuple((sge.addr, sge.length, sge.lkey) for sge in sges)
+
+    def wr_set_inline_data(self, address: int, length: int) -> None:
+        assert self.building is not None
+        self.building.elements = ((address, length, 0),)
+        self.building.data = ctypes.string_at(address, length)
+
+    def wr_complete(self) -> None:
+        posted, self.building = self.building, None
+        assert posted is not None
+        if self.refuse:
+            raise FakeRdmaError("Failed to complete", 12)
+        self.sends.append(posted)
+
+    def wr_abort(self) -> None:
+        self.building = None
+
+    def _start(self, opcode: int, **fields: int) -> None:
+        assert self.building is not None
+        self.building.__dict__.update(wr_id=self.wr_id, flags=self.wr_flags, opcode=opcode, **fields)
+
+
 class FakePyverbs:
     """What :class:`iser.rdma.verbs.library.Pyverbs` gives."""
 
@@ -222,6 +280,8 @@ class FakePyverbs:
     QPAttr = SimpleNamespace
     QPCap = SimpleNamespace
     QPInitAttr = SimpleNamespace
+    QPInitAttrEx = SimpleNamespace
+    QPEx = FakeQPEx
     AHAttr = SimpleNamespace
     GlobalRoute = SimpleNamespace
     GID = str

@@ -19,7 +19,8 @@ _FAKE: dict[str, str] = {
     "pd": "class PD: ...\n",
     "cq": "class CQ: ...\nclass CompChannel: ...\n",
     "mr": "class MR: ...\n",
-    "qp": "class QP: ...\nclass QPAttr: ...\nclass QPCap: ...\nclass QPInitAttr: ...\n",
+    "qp": "class QP: ...\nclass QPAttr: ...\nclass QPCap: ...\nclass QPInitAttr: ...\n"
+    "class QPInitAttrEx: ...\nclass QPEx: ...\n",
     "wr": "class SGE: ...\nclass SendWR: ...\nclass RecvWR: ...\n",
     "addr": "class AHAttr: ...\nclass GlobalRoute: ...\nclass GID: ...\n",
     "pyverbs_error": "class PyverbsError(Exception): ...\nclass PyverbsRDMAError(PyverbsError): ...\n",
