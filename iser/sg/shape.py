@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum, IntFlag
 from functools import reduce
 from itertools import islice
-from operator import add, gt, le, or_
+from operator import add, gt, le, or_, sub
 from typing import Final
 
 from iser.rdma.api import ScatterList
@@ -126,13 +126,15 @@ def _count_blocks(addresses: Sequence[int], lengths: Sequence[int], shift: int) 
 def overlaps(sg: ScatterList) -> bool:
     """True when a byte of memory stands in the list twice.  Linear for a list in ascending order."""
     starts, lengths = sg.addresses, sg.lengths
-    ends = list(map(add, starts, lengths))
-    if all(map(le, ends, islice(starts, 1, None))):
+    if all(map(le, map(add, starts, lengths), islice(starts, 1, None))):
         return False
     # Python sorts floats in less than half the time of integers of this size.
-    order: Callable[[int], float] = float if max(ends) <= _EXACT else int
+    kind: Callable[[int], float] = float if max(starts) + max(lengths) <= _EXACT else int
+    order = sorted(map(kind, starts))
+    if min(map(sub, islice(order, 1, None), order)) >= max(lengths):
+        return False  # they begin further apart than any of them is long
     # Disjoint pieces end, one after the other, before the next begins; then both sequences have the same order.
-    return any(map(gt, sorted(map(order, ends)), islice(sorted(map(order, starts)), 1, None)))
+    return any(map(gt, sorted(map(kind, map(add, starts, lengths))), islice(order, 1, None)))
 
 
 def flags_of(sg: ScatterList, shape: Shape, max_entries: int, keys: Sequence[object] = ()) -> SgFlag:
