@@ -184,6 +184,21 @@ def test_several_keys_cover_the_list_in_order_or_nothing_is_taken(cut: list[tupl
     assert resources.page_lists.in_use == 0
 
 
+@pytest.mark.parametrize(("most", "keys"), [(1, 4), (2, 3), (3, 2), (8, 2)])
+def test_several_keys_ask_no_region_to_join_more_pieces_than_the_device_can(most: int, keys: int) -> None:
+    pd, attributes = domain(max_fragments=most)
+    strategy = MultiMr(Resources(pd, attributes, 8, 4096, 1 << 20))
+    arena = Arena()
+    arena.memory[:] = random.Random(2).randbytes(SIZE)
+    pages = [(4096 * place, 4096) for place in (8, 2, 6)]
+    sg = SgList.of(arena.cut([*pages, (4096 * 11 + 1, 100)]), writable=True)
+    taken = strategy.register(sg, Direction.WRITE)
+    for registration in taken:
+        carry_out(registration)
+    assert len(taken) == keys
+    assert b"".join(view for each in taken for view in remote(each, 0, each.length, REMOTE_READ)) == sg.gather()
+
+
 @given(pieces(512), st.sampled_from([512, 4096]))
 def test_stretches_have_no_gap_and_are_whole_sectors_or_the_list_stays_whole(
     cut: list[tuple[int, int]], sector: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from iser.sg.registration import Direction, Registration
@@ -24,11 +25,14 @@ class MultiMr:
         self.resources = resources
 
     def register(self, sg: SgList, direction: Direction) -> list[Registration]:
-        """A registration for each stretch, in order.  Raises PoolEmpty, with nothing taken, and ResourceError."""
+        """A registration for each stretch, in order; for several where the device joins no more pieces.
+
+        Raises PoolEmpty, with nothing taken, and ResourceError.
+        """
         counters = self.resources.counters
         taken: list[Registration] = []
         try:
-            for run in runs(sg, sector=1):
+            for run in self._pieces(sg):
                 taken.append(Registration(run, direction, self.resources.page_lists))
                 counters.list_entries += run.blocks
                 counters.list_bytes += PAGE_ENTRY_BYTES * run.blocks + DESCRIPTOR_BYTES
@@ -40,6 +44,13 @@ class MultiMr:
         counters.work_requests += len(taken)
         counters.by_strategy[self.name] += 1
         return taken
+
+    def _pieces(self, sg: SgList) -> Iterator[SgList]:
+        most = self.resources.attributes.max_fragments
+        for run in runs(sg, sector=1):
+            for at in range(0, len(run), most):
+                end = at + most
+                yield run if len(run) <= most else SgList(run.views[at:end], run.addresses[at:end], run.lengths[at:end])
 
     def release(self, registrations: list[Registration]) -> None:
         """Take them all back."""
