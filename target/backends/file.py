@@ -51,7 +51,19 @@ class FileBackend(Backend):
     Raises UsageError when path, size and file do not fit together, BackendError when the system refuses.
     """
 
-    __slots__ = ("_closed", "_fd", "_inline", "_inline_flags", "_lost", "_pool", "_ring", "_rings", "_write_inline")
+    __slots__ = (
+        "_closed",
+        "_fd",
+        "_inline",
+        "_inline_flags",
+        "_lost",
+        "_over",
+        "_pool",
+        "_ring",
+        "_rings",
+        "_transfers",
+        "_write_inline",
+    )
 
     def __init__(
         self,
@@ -88,6 +100,8 @@ class FileBackend(Backend):
         self._rings = True  # try the ring, which is there from the first request on
         self._ring: Ring | None = None
         self._lost: OSError | None = None
+        self._transfers = 0  # under way
+        self._over: asyncio.Event | None = None  # set with the last of them once close() waits for that
 
     def _open(self, size: int | None) -> int:
         return open_file(self.name, size, read_only=self.read_only)
@@ -225,6 +239,10 @@ class FileBackend(Backend):
             return
         self._closed = True
         try:
+            if self._transfers:
+                # The kernel uses their memory, and a ring that is gone would never tell of their end.
+                self._over = asyncio.Event()
+                await self._over.wait()
             await self._flush()
         finally:
             await asyncio.to_thread(self._pool.shutdown)
@@ -243,7 +261,19 @@ class FileBackend(Backend):
             raise BackendError(f"{self.name} is closed", medium=False)
 
     async def _transfer(self, operation: _Operation, offset: int, buffers: Sequence[memoryview], flags: int) -> None:
-        """All of ``buffers``, by the ring if there is one; whatever goes wrong there is left to the pool to find again.
+        """All of ``buffers``; :meth:`close` waits for it."""
+        self._transfers += 1
+        try:
+            await self._transfer_all(operation, offset, buffers, flags)
+        finally:
+            self._transfers -= 1
+            if self._over is not None and not self._transfers:
+                self._over.set()
+
+    async def _transfer_all(
+        self, operation: _Operation, offset: int, buffers: Sequence[memoryview], flags: int
+    ) -> None:
+        """By the ring if there is one; whatever goes wrong there is left to the pool to find again.
 
         One after the other is how the kernel writes a file in the background, so what waits for the disk goes to the
         pool as well, where several wait at once.

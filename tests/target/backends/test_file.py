@@ -322,6 +322,30 @@ async def test_plain_requests_go_through_the_ring_where_there_is_one(
     await backend.close()
 
 
+async def test_closing_waits_for_what_the_ring_still_moves(path: Path) -> None:
+    """Or the kernel would write to memory that was given back, and the reader would wait for ever."""
+    if (ring := Ring.shared()) is None:
+        pytest.skip("the kernel has, or allows, no io_uring")
+    backend = FileBackend(path, SIZE)
+    read_end, write_end = os.pipe()
+    os.dup2(read_end, backend._fd)  # as slow as the other end is
+    memory = bytearray(512)
+    reading = asyncio.create_task(backend.readv(0, [memoryview(memory)]))
+    await asyncio.sleep(0.01)
+    closing = asyncio.create_task(backend.close())
+    await asyncio.sleep(0.05)
+    assert not closing.done()
+    os.write(write_end, b"x" * 512)
+    await asyncio.wait_for(reading, 5)
+    assert memory == b"x" * 512
+    with pytest.raises(BackendError):  # a pipe cannot be flushed
+        await asyncio.wait_for(closing, 5)
+    assert not ring._jobs
+    ring.release()
+    os.close(read_end)
+    os.close(write_end)
+
+
 async def test_a_closed_backend_says_so(path: Path) -> None:
     backend = FileBackend(path, SIZE)
     await backend.close()
