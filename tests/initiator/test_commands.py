@@ -280,6 +280,48 @@ async def test_cancelling_aborts_the_command_and_leaves_no_stag(remote_invalidat
         await ping_pong(link.session, puppet)
 
 
+@pytest.mark.parametrize("write", [False, True], ids=["read", "write"])
+@pytest.mark.parametrize("strategy", ["frwr", "indirect", "bounce", "bounce_pool", "mr512", "dma_key"])
+async def test_cancelling_under_every_strategy_gives_back_what_the_command_held(strategy: str, write: bool) -> None:
+    """Those on their way, with the pools exhausted, and those that wait for them."""
+    async with session_with_puppet(strategy=strategy, pool_size=2, immediate_data=False) as (link, puppet):
+        memory = bytearray(b"." * 8192)
+        data = (None, listed(memory)) if write else (listed(memory), None)
+        tasks = [started(link.session.execute(LUN, CDB, *data)) for _ in range(4)]
+        sent = 4 if strategy in ("bounce_pool", "dma_key") else 2
+        for _ in range(sent):
+            await puppet.receive(ScsiCommand)
+        assert link.planner
+        assert link.planner.in_use > 0
+        for task in reversed(tasks):
+            task.cancel()
+        for _ in range(sent):
+            await puppet.answer_management()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 4
+        assert link.planner.in_use == 0
+        assert memory == b"." * 8192  # nothing of a copy was brought back
+        if sent == 2:
+            await no_live_key(link)
+        await ping_pong(link.session, puppet)
+
+
+@pytest.mark.parametrize("strategy", ["frwr", "indirect", "bounce", "bounce_pool", "dma_key"])
+async def test_a_connection_that_is_lost_gives_back_what_its_commands_held(strategy: str) -> None:
+    async with session_with_puppet(strategy=strategy, immediate_data=False) as (link, puppet):
+        memory = bytearray(b"." * 8192)
+        data = (listed(memory), None), (None, listed(bytes(8192)))
+        tasks = [started(link.session.execute(LUN, CDB, *each)) for each in data]
+        for _ in tasks:
+            await puppet.receive(ScsiCommand)
+        puppet.datamover.abort(ConnectionLost("the test pulls the plug"))
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [ConnectionLost] * 2
+        assert link.planner
+        assert link.planner.in_use == 0
+        assert memory == b"." * 8192
+
+
 async def ping_pong(session: Session, puppet: Puppet) -> None:
     """The session still works."""
     task = started(session.execute(0, CDB))
