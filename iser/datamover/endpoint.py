@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Final
@@ -10,7 +11,18 @@ from typing import Final
 from iser.datamover.api import Datamover, DatamoverState, DatamoverUser
 from iser.errors import ConnectionLost, IserError, LocalProtocolError, PduError, RemoteProtocolError, ResourceError
 from iser.login import NegotiatedParameters
-from iser.pdu import ISER_HEADER_LENGTH, PLAIN_HEADER, IserHeader, Pdu, decode, encode, parse_header
+from iser.pdu import (
+    CONTROL,
+    ISER_HEADER_LENGTH,
+    PLAIN_HEADER,
+    IserHeader,
+    Pdu,
+    decode,
+    decode_bhs,
+    encode,
+    parse_header,
+)
+from iser.pdu.bhs import BHS_LENGTH
 from iser.rdma.api import (
     CompletionQueue,
     Device,
@@ -31,6 +43,13 @@ RECEIVE_LENGTH: Final = 8544  # 28 iSER header, 48 BHS, 256 AHS, 8192 data, roun
 LOGIN_RECEIVES: Final = 2
 EXTRA_RECEIVES: Final = 32  # immediate and unsolicited PDUs beside the command window
 MAX_SEND_WR: Final = 16384
+
+#: The kind of the iSER header, and the lengths of AHS and data segment in the BHS: what tells a PDU of nothing else.
+_START: Final = struct.Struct(f">B{ISER_HEADER_LENGTH + 3}xI")
+_BARE_START: Final = (CONTROL, 0)
+_BARE: Final = ISER_HEADER_LENGTH + BHS_LENGTH
+_PLAIN: Final = IserHeader()
+_new: Final = tuple.__new__  # half the price of calling the NamedTuple
 
 log = logging.getLogger("iser.datamover")
 
@@ -173,11 +192,15 @@ class Endpoint(Datamover):
 
     def _receive(self, message: memoryview, invalidated: int) -> None:
         try:
-            header = parse_header(message)
+            bare = len(message) == _BARE and _START.unpack_from(message) == _BARE_START
+            header = _PLAIN if bare else parse_header(message)
             if not isinstance(header, IserHeader):
                 raise RemoteProtocolError("the peer sent an iSER Hello, which was not negotiated")
             try:
-                pdu = decode(message[ISER_HEADER_LENGTH:], MAX_CONTROL_DATA)
+                if bare:
+                    pdu = _new(Pdu, (decode_bhs(message, ISER_HEADER_LENGTH), b"", ()))
+                else:
+                    pdu = decode(message[ISER_HEADER_LENGTH:], MAX_CONTROL_DATA)
             except PduError as error:
                 self._user.malformed_notify(error, bytes(message[ISER_HEADER_LENGTH : ISER_HEADER_LENGTH + 48]))
                 return

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from iser.datamover import DatamoverState
+from iser.datamover import DatamoverState, IserTarget
 from iser.datamover.endpoint import EXTRA_RECEIVES, MAX_CONTROL_DATA
 from iser.errors import ConnectionLost, IserError, LocalProtocolError, PduError, RemoteProtocolError
 from iser.login import NegotiatedParameters
-from iser.pdu import PLAIN_HEADER, NopIn, NopOut, Pdu, encode
+from iser.pdu import PLAIN_HEADER, NopIn, NopOut, Pdu, decode, encode
+from iser.pdu.bhs import BHS_TYPES
 from iser.rdma.softiwarp import SoftIwarp, SoftIwarpOptions
-from tests.datamover.pair import DEPTH, connected, connected_with
+from tests.datamover.pair import DEPTH, User, connected, connected_with
 
 PARAMS = NegotiatedParameters()
 
@@ -155,3 +158,25 @@ async def test_a_peer_that_does_not_read_cannot_make_us_queue_without_bound(
         assert isinstance(pair.below.ends[0], IserError)
         assert "does not take" in str(pair.below.ends[0])
     assert errors(caplog) == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from([*sorted(BHS_TYPES), 0x0F]),
+    st.sampled_from([0, 0, 0, 1, 4, 5, 0x01000000, 0xFFFFFFFF]),
+    st.sampled_from([0, 0, 0, 1, 4, 8]),
+    st.binary(min_size=48, max_size=48),
+)
+def test_a_pdu_is_what_its_bytes_say_with_data_or_without(opcode: int, lengths: int, extra: int, rest: bytes) -> None:
+    """The way of PDUs that are nothing but a BHS makes no difference."""
+    wire = bytes((opcode,)) + rest[1:4] + lengths.to_bytes(4, "big") + rest[8:] + bytes(extra)
+    user = User()
+    IserTarget(user)._receive(memoryview(PLAIN_HEADER + wire), 0)
+    found: object = [(str(error), error.reason, bhs) for error, bhs in user.malformed] or user.pdus.get_nowait()
+    expected: object
+    try:
+        pdu = decode(wire, MAX_CONTROL_DATA)
+        expected = pdu._replace(data=bytes(pdu.data))
+    except PduError as error:
+        expected = [(str(error), error.reason, wire[:48])]
+    assert found == expected
