@@ -18,7 +18,7 @@ from iser.errors import MemoryRegionError, ResourceError, TerminateError
 from iser.rdma.api import Access, MemoryRegion, MrType, ProtectionDomain, RegMr, ScatterList
 from iser.rdma.softiwarp.wire import Fault, fault
 
-__all__ = ["MAX_INDEX", "REMOTE_READ", "REMOTE_WRITE", "KeyTable", "SoftMemoryRegion", "slices_of"]
+__all__ = ["MAX_INDEX", "REMOTE_READ", "REMOTE_WRITE", "KeyTable", "SoftMemoryRegion", "fill", "slices_of"]
 
 MAX_INDEX: Final = 0xFFFFFF
 _TO_SPACE: Final = 1 << 64
@@ -49,6 +49,17 @@ def slices_of(views: Sequence[memoryview], starts: Sequence[int], offset: int, l
             length -= size
         which += 1
     return pieces
+
+
+def fill(pieces: Sequence[memoryview], source: memoryview) -> None:
+    """Copy all of ``source`` to the first of ``pieces``, which have room for it."""
+    at, end = 0, len(source)
+    for piece in pieces:
+        part = source[at : at + len(piece)]
+        at += len(part)
+        piece[: len(part)] = part
+        if at == end:
+            return
 
 
 class KeyTable:

@@ -16,7 +16,8 @@ from crc32c import crc32c
 
 from iser.errors import TerminateError
 from iser.rdma.api import ProtectionDomain, WcOpcode, WcStatus, WorkCompletion
-from iser.rdma.softiwarp.memory import REMOTE_READ, REMOTE_WRITE, KeyTable, SoftMemoryRegion
+from iser.rdma.softiwarp.faults import WITHOUT_HEADER, invalidated, short, unexpected, unknown
+from iser.rdma.softiwarp.memory import REMOTE_READ, REMOTE_WRITE, KeyTable, SoftMemoryRegion, fill
 from iser.rdma.softiwarp.run import RUN_PIECES, Run
 from iser.rdma.softiwarp.tx import PendingRead, ReadResponse
 from iser.rdma.softiwarp.wire import (
@@ -41,7 +42,6 @@ from iser.rdma.softiwarp.wire import (
     TAGGED_HEADER,
     UNTAGGED,
     UNTAGGED_HEADER,
-    Fault,
     fault,
     segment_header,
 )
@@ -63,8 +63,6 @@ _MIN_TRAILER: Final = 4  # the CRC field, and no padding
 _MIN_FPDU: Final = _TAGGED_DATA + _MIN_TRAILER
 _SENDS: Final = frozenset((OP_SEND, OP_SEND_INV, OP_SEND_SE, OP_SEND_SE_INV))
 _INVALIDATES: Final = frozenset((OP_SEND_INV, OP_SEND_SE_INV))
-_DDP_VERSION: Final = 0x0300
-_RDMAP_VERSION: Final = 0x00C0
 
 _new = tuple.__new__  # half the price of calling the NamedTuple
 
@@ -97,7 +95,7 @@ class Receiver:
     __slots__ = (
         "_buf",
         "_core",
-        "_crc_pieces",
+        "_crc",
         "_doubt",
         "_end",
         "_first",
@@ -150,7 +148,7 @@ class Receiver:
         # The tagged payload being received in place.
         self._run: Run | None = None
         self._doubt = 0
-        self._crc_pieces: list[memoryview] = []
+        self._crc = 0  # of what is here of its FPDU
         self._region: SoftMemoryRegion | None = None
 
     def start(self, crc: bool) -> None:
@@ -165,7 +163,6 @@ class Receiver:
         """Let go of the memory; nothing is received any more."""
         self.stopped = True
         self._run = self._region = None
-        self._crc_pieces = []
         self._buf = bytearray()
         self._view = self._first = memoryview(self._buf)
 
@@ -186,7 +183,7 @@ class Receiver:
             region = self._region
             if region is None or (region.valid and region.rkey == TAGGED.unpack_from(run.header)[2]):
                 return self._steered(run)
-            self._fail(_invalidated(region.rkey), run.header)
+            self._fail(invalidated(region.rkey), run.header)
         if self._pos == self._end or self.stopped:
             self._pos = self._end = 0
             if self._large:
@@ -239,6 +236,8 @@ class Receiver:
         if run is None or not run.left:
             self._end += count
         else:
+            if self.crc:
+                self._add_to_crc(run, min(count, run.left))
             self._pos, self._end = 0, run.took(count)
             if run.done:
                 self._passed(run)
@@ -249,6 +248,16 @@ class Receiver:
                 return
         if run is None or self._finish_steered(run):
             self._parse()
+
+    def _add_to_crc(self, run: Run, count: int) -> None:
+        """Take the CRC of ``count`` bytes that just came: others may write to their place before the rest is here."""
+        value = self._crc
+        for piece in run.buffers():
+            value = crc32c(piece[:count], value)
+            count -= len(piece)
+            if count <= 0:
+                break
+        self._crc = value
 
     def _goes_on(self, run: Run) -> bool:
         """Go on in place with the next segment of a Write, when all of it is as expected; False leaves it to _parse."""
@@ -276,7 +285,7 @@ class Receiver:
         if not self.has_heard:
             self._first_heard()
         if have:
-            _scatter(region.slices(offset, have), view, data)
+            fill(region.slices(offset, have), view[data : self._end])
         pieces = [flat[offset + have : offset + length]] if flat is not None else region.slices(offset + have, left)
         header = bytes(view[run.trailer : data])
         run.go_on(header, (-(ulpdu + _ULPDU) & 3) + _MIN_TRAILER, bool(control & CTRL_LAST), pieces, left)
@@ -322,14 +331,10 @@ class Receiver:
         header = run.header
         ulpdu, control, _, _ = TAGGED.unpack(header)
         if self.crc:
-            value = crc32c(header)
-            for piece in self._crc_pieces:
-                value = crc32c(piece, value)
-            value = crc32c(self._view[: trailer - 4], value)
+            value = crc32c(self._view[: trailer - 4], self._crc)
             if value != int.from_bytes(self._view[trailer - 4 : trailer], "little"):
                 self._fail(TerminateError("an FPDU from the peer has a wrong CRC", *fault.CRC), b"")
                 return False
-            self._crc_pieces = []
         self._run = self._region = None
         self._pos = trailer
         if control & CTRL_MASK == OP_READ_RESPONSE:
@@ -374,13 +379,13 @@ class Receiver:
                     length = ulpdu - TAGGED_HEADER
                     region = regions.get(stag >> 8)
                     if region is None:
-                        raise _unknown(fault.TAGGED_INVALID_STAG, stag)
+                        raise unknown(fault.TAGGED_INVALID_STAG, stag)
                     offset = region.check(stag, to, length, REMOTE_WRITE, self._pd)
                     data = pos + _TAGGED_DATA
                     if region.flat is not None:
                         region.flat[offset : offset + length] = view[data : data + length]
                     else:
-                        _scatter(region.slices(offset, length), view, data)
+                        fill(region.slices(offset, length), view[data : data + length])
                     if length >= STEER_MIN:
                         self._large = _LARGE_FOR
                     elif self._large:
@@ -393,7 +398,7 @@ class Receiver:
                         return
                 pos += size
             if 2 <= end - pos < _MIN_FPDU and int.from_bytes(view[pos : pos + 2], "big") < TAGGED_HEADER:
-                raise _short()
+                raise short()
         except TerminateError as error:
             self._fail(error, bytes(view[pos : min(end, pos + _ULPDU + READ_REQUEST_ULPDU)]))
             return
@@ -412,7 +417,7 @@ class Receiver:
         self.stopped = True
         ulpdu = int.from_bytes(fpdu[:2], "big")
         header = b""
-        if (error.layer, error.etype, error.code) not in _WITHOUT_HEADER and len(fpdu) >= _TAGGED_DATA:
+        if (error.layer, error.etype, error.code) not in WITHOUT_HEADER and len(fpdu) >= _TAGGED_DATA:
             header = segment_header(fpdu)
         self._core.failed(error, ulpdu, header)
 
@@ -422,41 +427,35 @@ class Receiver:
         if kind == OP_WRITE:
             region = self._region = self._regions.get(stag >> 8)
             if region is None:
-                raise _unknown(fault.TAGGED_INVALID_STAG, stag)
+                raise unknown(fault.TAGGED_INVALID_STAG, stag)
             pieces = region.slices(region.check(stag, to, length, REMOTE_WRITE, self._pd), length)
         elif kind == OP_READ_RESPONSE:
             self._region = None
             read = self._expect(stag, to, length)
             pieces = read.slices(read.got, length)
         else:
-            raise _unexpected(kind)
+            raise unexpected(kind)
         data = pos + _TAGGED_DATA
         trailer = (-(ulpdu + _ULPDU) & 3) + 4
         run = self._run = Run(bytes(self._view[pos:data]), trailer, pieces, length)
         self._large = _LARGE_FOR
         if self.crc:
-            self._crc_pieces = list(pieces)
+            self._crc = crc32c(self._view[pos : self._end])
         elif self._doubt:
             self._doubt -= 1
         elif kind == OP_READ_RESPONSE and not run.last and trailer == _MIN_TRAILER:
             run.foresee(read.slices, read.got + length, read.total - read.got - length)
         have = self._end - data
-        if not have:
-            return
-        for piece in pieces:
-            part = min(len(piece), self._end - data)
-            piece[:part] = self._view[data : data + part]
-            data += part
-            if data == self._end:
-                break
-        run.took(have)
+        if have:
+            fill(pieces, self._view[data : self._end])
+            run.took(have)
 
     def _send(self, pos: int, kind: int) -> None:
         """One segment of a Send into the posted receive that its message took."""
         ulpdu, control, stag, queue, msn, offset = UNTAGGED.unpack_from(self._buf, pos)
         length = ulpdu - UNTAGGED_HEADER
         if length < 0:
-            raise _short()
+            raise short()
         if queue != QN_SEND:
             raise TerminateError(f"the peer sent a Send on queue {queue}", *fault.INVALID_QN)
         if msn != self._msn:
@@ -472,7 +471,7 @@ class Receiver:
             recv = self.half_received = self.receives.popleft()
             self._message_op = kind
         elif kind != self._message_op:
-            raise _unexpected(kind)
+            raise unexpected(kind)
         wr_id, buffer = recv
         total = offset + length
         if total > len(buffer):
@@ -498,29 +497,30 @@ class Receiver:
     def _invalidate(self, stag: int) -> None:
         region = self._regions.get(stag >> 8)
         if region is None or region.rkey != stag or not region.valid:
-            raise _unknown(fault.PROTECTION_INVALID_STAG, stag)
+            raise unknown(fault.PROTECTION_INVALID_STAG, stag)
         if region.pd is not self._pd:
-            raise _unknown(fault.PROTECTION_NOT_ASSOCIATED, stag)
+            raise unknown(fault.PROTECTION_NOT_ASSOCIATED, stag)
         region.invalidate()
 
     def _other(self, pos: int, kind: int) -> None:
         """Everything but Sends and Writes with data."""
         ulpdu, control, stag, to = TAGGED.unpack_from(self._buf, pos)
         if ulpdu < TAGGED_HEADER:
-            raise _short()
+            raise short()
         if kind == OP_WRITE:
             return  # of nothing: no key is checked (RFC 5040 section 5.2)
         if kind == OP_READ_RESPONSE:
             length = ulpdu - TAGGED_HEADER
             read = self._expect(stag, to, length)
-            _scatter(read.slices(read.got, length), self._view, pos + _TAGGED_DATA)
+            data = pos + _TAGGED_DATA
+            fill(read.slices(read.got, length), self._view[data : data + length])
             self._respond(length, control)
         elif kind == OP_READ_REQUEST:
             self._read_request(pos, ulpdu, control)
         elif kind == OP_TERMINATE:
             self._terminate(pos, ulpdu)
         else:
-            raise _unexpected(control)
+            raise unexpected(control)
 
     def _expect(self, stag: int, to: int, length: int) -> PendingRead:
         """The read that a Read Response segment belongs to: the oldest, at the place reached."""
@@ -528,7 +528,7 @@ class Receiver:
             raise TerminateError("the peer sent a Read Response that nobody asked for", *fault.UNEXPECTED_OPCODE)
         read = self.reads[0]
         if stag != read.stag:
-            raise _unknown(fault.TAGGED_INVALID_STAG, stag)
+            raise unknown(fault.TAGGED_INVALID_STAG, stag)
         if to != read.got or read.got + length > read.total:
             raise TerminateError(
                 f"the peer sent {length} bytes at {to:#x} of a Read Response; {read.got} of {read.total} are here",
@@ -556,7 +556,7 @@ class Receiver:
     def _read_request(self, pos: int, ulpdu: int, control: int) -> None:
         self._check_untagged(pos, ulpdu, QN_READ_REQUEST, self._msn_read)
         if ulpdu < READ_REQUEST_ULPDU:
-            raise _short()
+            raise short()
         if ulpdu > READ_REQUEST_ULPDU or not control & CTRL_LAST:
             raise TerminateError("the peer sent a Read Request of more than 28 bytes", *fault.TOO_LONG)
         if not self._core.may_serve():
@@ -568,7 +568,7 @@ class Receiver:
         if size:
             region = self._regions.get(stag >> 8)
             if region is None:
-                raise _unknown(fault.PROTECTION_INVALID_STAG, stag)
+                raise unknown(fault.PROTECTION_INVALID_STAG, stag)
             offset = region.check(stag, to, size, REMOTE_READ, self._pd)
         self._msn_read = self._msn_read + 1 & MSN_MASK
         self._core.read_requested(ReadResponse(sink_stag, sink_to, size, region, stag, offset))
@@ -581,7 +581,7 @@ class Receiver:
 
     def _check_untagged(self, pos: int, ulpdu: int, expected_queue: int, expected_msn: int) -> None:
         if ulpdu < UNTAGGED_HEADER:
-            raise _short()
+            raise short()
         _, _, _, queue, msn, offset = UNTAGGED.unpack_from(self._buf, pos)
         if queue != expected_queue:
             raise TerminateError(
@@ -593,49 +593,3 @@ class Receiver:
             )
         if offset:
             raise TerminateError(f"the peer used offset {offset} on queue {queue}", *fault.INVALID_MO)
-
-
-# A header that cannot be parsed says nothing to the peer.
-_WITHOUT_HEADER: Final = frozenset(
-    (
-        fault.TAGGED_VERSION,
-        fault.UNTAGGED_VERSION,
-        fault.RDMAP_VERSION,
-        fault.UNEXPECTED_OPCODE,
-        fault.CRC,
-        fault.BAD_FPDU,
-    )
-)
-
-
-def _scatter(pieces: list[memoryview], source: memoryview, data: int) -> None:
-    for piece in pieces:
-        size = len(piece)
-        piece[:] = source[data : data + size]
-        data += size
-
-
-def _short() -> TerminateError:
-    return TerminateError("the peer sent an FPDU that is shorter than its headers", *fault.BAD_FPDU)
-
-
-def _unknown(what: Fault, stag: int) -> TerminateError:
-    return TerminateError(f"the peer used STag {stag:#010x}, which names nothing it may use", *what)
-
-
-def _invalidated(rkey: int) -> TerminateError:
-    return TerminateError(
-        f"STag {rkey:#010x} was invalidated while the peer was writing to it", *fault.TAGGED_INVALID_STAG
-    )
-
-
-def _unexpected(control: int) -> TerminateError:
-    """What is wrong with a control word that is none of those we know: a version, or the opcode."""
-    if control & _DDP_VERSION != OP_SEND & _DDP_VERSION:
-        what = fault.TAGGED_VERSION if control & CTRL_TAGGED else fault.UNTAGGED_VERSION
-        return TerminateError(f"the peer sent DDP version {control >> 8 & 3}", *what)
-    if control & _RDMAP_VERSION != OP_SEND & _RDMAP_VERSION:
-        return TerminateError(f"the peer sent RDMAP version {control >> 6 & 3}", *fault.RDMAP_VERSION)
-    return TerminateError(
-        f"the peer sent opcode {control & 0xF}, which is unknown or out of place here", *fault.UNEXPECTED_OPCODE
-    )

@@ -1,7 +1,8 @@
 """The sending half of the protocol core: work requests and read responses in, gathered FPDUs out.
 
 Messages are cut into FPDUs only when the shell asks for bytes, and only a window ahead, so that memory stays bounded
-and payload is never copied: small pieces are put together in one buffer, larger ones stand in the gather list as views.
+and payload is not copied without CRC: small pieces are put together in one buffer, larger ones stand in the gather list
+as views.
 """
 
 from __future__ import annotations
@@ -349,6 +350,9 @@ class Transmitter:
         """Append one FPDU: ``header`` with its length field, ``size`` bytes in ``pieces``, pad and CRC field."""
         tail = self._tail
         iov = self._iov
+        if self.crc and size:
+            # A copy: the memory may change before the socket takes it, and then the CRC would be wrong.
+            pieces = (memoryview(b"".join(pieces)),)
         if tail is None:
             tail = bytearray(header)
             iov.append(tail)

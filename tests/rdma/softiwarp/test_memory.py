@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from iser.errors import MemoryRegionError, ResourceError, TerminateError
 from iser.rdma.api import Access, MrType, RegMr, inc_rkey
 from iser.rdma.softiwarp.device import SoftProtectionDomain
-from iser.rdma.softiwarp.memory import REMOTE_READ, REMOTE_WRITE, KeyTable, SoftMemoryRegion, slices_of
+from iser.rdma.softiwarp.memory import REMOTE_READ, REMOTE_WRITE, KeyTable, SoftMemoryRegion, fill, slices_of
 from iser.rdma.softiwarp.options import DEFAULT_ATTRIBUTES, SoftIwarpOptions
 from tests.rdma.softiwarp.support import ALL, Elements, buffer, new_device
 
@@ -261,3 +261,11 @@ def test_slices_of_a_region_reach_the_last_byte(pd: SoftProtectionDomain) -> Non
     mr = valid(pd, views)
     assert [len(piece) for piece in mr.slices(4, 3)] == [1, 2]
     assert [len(piece) for piece in mr.slices(11, 1)] == [1]
+
+
+@given(st.lists(st.integers(0, 5), max_size=8), st.integers(0, 40))
+def test_fill_puts_bytes_into_the_first_pieces(lengths: list[int], count: int) -> None:
+    pieces = [buffer(length) for length in lengths]
+    data = bytes(range(1, 1 + min(count, sum(lengths))))
+    fill(pieces, memoryview(data))
+    assert b"".join(pieces) == data.ljust(sum(lengths), b"\0")

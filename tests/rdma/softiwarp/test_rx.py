@@ -455,6 +455,19 @@ def test_a_wrong_crc_of_a_large_payload_completes_nothing() -> None:
     assert peer.statuses() == [("read", WcStatus.WR_FLUSH_ERR)]
 
 
+def test_others_may_write_where_a_large_payload_is_being_received() -> None:
+    """Two initiators that write one block at once; the CRC is of what came."""
+    peer = Peer(initiator=False, crc=True)
+    data = buffer(60_000)
+    mr = peer.region([data[:30_000], data[30_000:]])
+    stream = tagged(OP_WRITE, mr.rkey, IOVA, b"1" * 60_000, crc=True)
+    for start in range(0, len(stream), 20_000):
+        peer.give(stream[start : start + 20_000])
+        data[:20_000] = b"2" * 20_000
+    assert peer.core.error is None
+    assert data == b"2" * 20_000 + b"1" * 40_000
+
+
 @pytest.mark.parametrize("crc_field", [b"\0\0\0\0", b"\xff\xff\xff\xff"])
 def test_the_crc_field_is_not_looked_at_when_crc_is_off(crc_field: bytes) -> None:
     peer, target = with_receive()

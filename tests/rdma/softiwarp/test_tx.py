@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -257,3 +258,20 @@ def test_nothing_goes_out_while_held() -> None:
     tx.held = False
     assert tx.pending
     assert tx.outgoing()
+
+
+@pytest.mark.parametrize("size", [10, 3000, 60_000, 200_000])
+def test_memory_that_changes_before_the_socket_takes_it_leaves_the_crc_right(size: int) -> None:
+    """Somebody else may write the blocks that are on their way to a reader."""
+    tx = transmitter(crc=True)
+    data = memoryview(bytearray(size))
+    tx.queue.append(RdmaWrite(None, [data[: size // 2], data[size // 2 :]], 0x1000, 0x77, False))
+    iov = tx.outgoing()
+    data[:] = b"x" * size
+    stream = b"".join(iov)
+    at = 0
+    for ulpdu, *_ in headers(stream):
+        end = at + fpdu_size(ulpdu)
+        assert crc32c(stream[at : end - 4]) == int.from_bytes(stream[end - 4 : end], "little")
+        at = end
+    assert at == len(stream)
