@@ -3,7 +3,8 @@
 The shell asks :meth:`Receiver.get_buffers` where the next bytes go.  Small PDUs are staged and copied, which is cheaper
 than one more system call; when much of a data segment is still missing, it goes from the socket straight to its
 destination.  Header and data are checked before anything is done with a PDU, but for data that is placed in place: it
-counts only when its digest was right.
+counts only when its digest was right.  That is taken of each part as it comes, for others may write to the same place
+before the rest is here.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import mmap
 import struct
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
+
+from crc32c import crc32c
 
 from iser.datamover.api import QuickStart
 from iser.datamover.tcp.wire import BHS_LENGTH, DIGEST_LENGTH, digest
@@ -56,13 +59,13 @@ class Receiver:
         "_buf",
         "_data",
         "_data_opcode",
+        "_digest",
         "_dst",
         "_end",
         "_first",
         "_header",
         "_left",
         "_owner",
-        "_pieces",
         "_pos",
         "_trailer",
         "data_digest",
@@ -90,7 +93,7 @@ class Receiver:
         self._header = b""
         self._bhs: Any = None  # None when it is to be handed up
         self._dst: list[memoryview] = []
-        self._pieces: Sequence[memoryview] = ()  # all of it, for the digest; empty when it is thrown away
+        self._digest: int | None = None  # of what is here of it; None for no digest, or none that matters
         self._data: memoryview | None = None
 
     @property
@@ -139,7 +142,7 @@ class Receiver:
         """Receive nothing more, and let go of all memory but the caller's own."""
         self.stopped = True
         self._left = self._trailer = self._pos = self._end = 0
-        self._dst, self._pieces, self._bhs, self._data, self._header = [], (), None, None, b""
+        self._dst, self._digest, self._bhs, self._data, self._header = [], None, None, None, b""
         self._buf = _SCRATCH
         self._first = [_SCRATCH]
 
@@ -147,13 +150,15 @@ class Receiver:
         """Throw away the rest of the data that is being received in place for task ``itt``, if it is."""
         if self._left and self._bhs is not None and self._bhs.itt == itt:
             self._dst = discarded(self._left)
-            self._pieces = ()
+            self._digest = None
 
     # In place
 
     def _fill(self, count: int) -> int:
         """Account for bytes received in place; returns how many came after the data."""
         placed = min(count, self._left)
+        if self._digest is not None:
+            self._digest = _digest_of(self._dst, placed, self._digest)
         self._left -= placed
         if not self._left:
             self._dst = []
@@ -184,7 +189,8 @@ class Receiver:
             self._data = memoryview(bytearray(length))
             pieces = (self._data,)
         self._header = bytes(buf[pos : pos + header])
-        self._pieces = pieces
+        # What is thrown away lies in one place, one part over the other.
+        self._digest = 0 if self.data_digest and pieces[0].obj is not _SCRATCH.obj else None
         self._dst = list(pieces)
         self._left = length
         self._trailer = padded - length + (DIGEST_LENGTH if self.data_digest else 0)
@@ -201,14 +207,15 @@ class Receiver:
         trailer = self._trailer
         if self._end < trailer:
             return False
-        header, bhs, data, pieces = self._header, self._bhs, self._data, self._pieces
-        if self.data_digest and pieces:
+        header, bhs, data = self._header, self._bhs, self._data
+        if self._digest is not None:
             padded = trailer - DIGEST_LENGTH
-            if digest(*pieces, self._buf[:padded]) != self._buf[padded:trailer]:
+            value = crc32c(self._buf[:padded], self._digest)
+            if value != int.from_bytes(self._buf[padded:trailer], "little"):
                 raise self._wrong_data_digest(header[:BHS_LENGTH])
         self._trailer = 0
         self._pos = trailer
-        self._header, self._bhs, self._data, self._pieces = b"", None, None, ()
+        self._header, self._bhs, self._data, self._digest = b"", None, None, None
         if bhs is not None:
             self._owner.placed(bhs)
         else:
@@ -301,6 +308,16 @@ class Receiver:
         error = PduError("the peer sent data with a wrong digest", RejectReason.DATA_DIGEST_ERROR)
         self._owner.malformed(error, bhs)
         return error
+
+
+def _digest_of(pieces: Sequence[memoryview], count: int, value: int) -> int:
+    """``value`` with the first ``count`` bytes of ``pieces``."""
+    for piece in pieces:
+        if count <= 0:
+            break
+        value = crc32c(piece[:count], value)
+        count -= len(piece)
+    return value
 
 
 def discarded(length: int) -> list[memoryview]:

@@ -236,6 +236,30 @@ def test_data_of_a_task_that_ended_meanwhile_is_thrown_away(data: bool) -> None:
     assert owner.seen[1] == seen_of(Pdu(NopOut()))
 
 
+def test_others_may_write_where_data_is_being_received() -> None:
+    """Two initiators that write one block at once; the digest is of what came."""
+    owner = Owner(data=True)
+    wire = wire_of(Pdu(DataOut(ttt=5), filled(100_000)), data=True)
+    owner.feed(wire[:50_000])
+    owner.feed(wire[50_000:80_000])
+    owner.memory[:70_000] = bytes(70_000)
+    owner.feed(wire[80_000:])
+    ((_, data, _),) = owner.seen
+    assert data[79_000:] == filled(100_000)[79_000:]
+
+
+@pytest.mark.parametrize("length", [30_000, 200_001])
+def test_data_that_nobody_wants_has_no_digest_to_be_wrong(length: int) -> None:
+    """It goes where that of other connections does, too."""
+    owner = Owner(data=True)
+    owner.destination = lambda bhs: discarded(bhs.data_segment_length)  # type: ignore[method-assign]  # of a task that ended
+    wire = wire_of(Pdu(DataOut(ttt=5), filled(length)), data=True)
+    owner.feed(wire[:10_000])
+    discarded(1)[0][:] = b"x"
+    owner.feed(wire[10_000:] + wire_of(Pdu(NopOut()), data=True))
+    assert owner.seen[1] == seen_of(Pdu(NopOut()))
+
+
 def test_memory_for_what_nobody_wants_is_little() -> None:
     views = discarded(0xFFFFFF)
     assert sum(map(len, views)) == 0xFFFFFF
