@@ -27,7 +27,7 @@ _LARGE: Final = 1 << 20
 _DEPTH: Final = 32
 _LUN_SIZE: Final = 1 << 20
 _DISK: Final = 64 << 20
-_CLOCK_FROM: Final = 30  # sessions below which the clock of processor time and the size of a page are too coarse
+_CLOCK_FROM: Final = 100  # sessions below which the clock of processor time and the size of a page are too coarse
 
 Say = Callable[[str], object]
 

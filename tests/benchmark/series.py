@@ -11,6 +11,7 @@ __all__ = ["LINEAR", "Series", "exponent_of"]
 
 #: An exponent up to this counts as linear growth: the rest is what measuring twice differs by.
 LINEAR: Final = 1.1
+_LEAST: Final = 1e-6  # what a cost counts that was too small for its clock
 _SPAN: Final = 10.0  # the exponent is that of the last decade, where what is fixed hides least
 
 
@@ -26,9 +27,9 @@ class Series:
     y: list[float] = field(default_factory=list)
 
     def add(self, x: float, y: float) -> None:
-        """One point more."""
+        """One point more; no cost is nothing, whatever its clock says, as it has to have a logarithm."""
         self.x.append(x)
-        self.y.append(y)
+        self.y.append(max(y, _LEAST))
 
     @property
     def exponent(self) -> float:

@@ -25,3 +25,11 @@ def test_a_series_can_be_read_back() -> None:
     series.add(10, 25)
     assert series.to_json()["exponent"] == 1.0
     assert Series.from_json(series.to_json()) == series
+
+
+def test_a_cost_too_small_for_its_clock_counts_as_little() -> None:
+    series = Series("sessions", "TCP", "a login", "s")
+    for x, y in ((1, -0.01), (10, 0.0), (100, 0.5)):
+        series.add(x, y)
+    assert 0 < series.y[0] < 1e-5
+    assert series.exponent > 0
