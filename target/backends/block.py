@@ -37,7 +37,7 @@ class _DirectFile(FileBackend):
 
     def __init__(self, path: str, size: int | None, block_size: int, *, read_only: bool, threads: int) -> None:
         super().__init__(path, size, block_size=block_size, read_only=read_only, threads=threads)
-        self._inline = self._write_inline = self._rings = False
+        self._inline = self._write_inline = False
         self.sector = _sector(self._fd)
 
     def _open(self, size: int | None) -> int:

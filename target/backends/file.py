@@ -21,7 +21,6 @@ from iser.errors import BackendError, UsageError
 from target.backends.base import Backend, BackendCap, Extent, Source, check_bounds
 from target.backends.filesystem import in_memory
 from target.backends.holes import file_extents, punch_hole
-from target.backends.uring import Ring
 
 __all__ = ["DEFAULT_THREADS", "INLINE_LIMIT", "MAX_IOV", "FileBackend", "open_file"]
 
@@ -51,19 +50,7 @@ class FileBackend(Backend):
     Raises UsageError when path, size and file do not fit together, BackendError when the system refuses.
     """
 
-    __slots__ = (
-        "_closed",
-        "_fd",
-        "_inline",
-        "_inline_flags",
-        "_lost",
-        "_over",
-        "_pool",
-        "_ring",
-        "_rings",
-        "_transfers",
-        "_write_inline",
-    )
+    __slots__ = ("_closed", "_fd", "_inline", "_inline_flags", "_lost", "_pool", "_write_inline")
 
     def __init__(
         self,
@@ -97,11 +84,7 @@ class FileBackend(Backend):
         self._inline = True  # try reads in the calling thread,
         self._write_inline = memory  # and writes, too
         self._inline_flags = 0 if memory else os.RWF_NOWAIT
-        self._rings = True  # try the ring, which is there from the first request on
-        self._ring: Ring | None = None
         self._lost: OSError | None = None
-        self._transfers = 0  # under way
-        self._over: asyncio.Event | None = None  # set with the last of them once close() waits for that
 
     def _open(self, size: int | None) -> int:
         return open_file(self.name, size, read_only=self.read_only)
@@ -121,7 +104,7 @@ class FileBackend(Backend):
         check_bounds(self, offset, length)
         done = self._read_cached(offset, buffers) if self._inline and length <= INLINE_LIMIT else 0
         if done < length:
-            await self._transfer(os.preadv, offset + done, _skip(buffers, done), 0)
+            await self._run(self._move, os.preadv, offset + done, _skip(buffers, done), 0)
 
     def readv_now(self, offset: int, buffers: Sequence[memoryview]) -> bool:
         """See :meth:`Backend.readv_now`."""
@@ -163,7 +146,7 @@ class FileBackend(Backend):
     async def _store(self, offset: int, buffers: Sequence[memoryview], fua: bool) -> None:
         if fua:
             self._check_lost()
-        await self._transfer(os.pwritev, offset, buffers, os.RWF_DSYNC if fua else 0)
+        await self._run(self._move, os.pwritev, offset, buffers, os.RWF_DSYNC if fua else 0)
 
     async def discard(self, offset: int, length: int) -> None:
         """See :meth:`Backend.discard`: a hole is punched."""
@@ -239,15 +222,9 @@ class FileBackend(Backend):
             return
         self._closed = True
         try:
-            if self._transfers:
-                # The kernel uses their memory, and a ring that is gone would never tell of their end.
-                self._over = asyncio.Event()
-                await self._over.wait()
             await self._flush()
         finally:
             await asyncio.to_thread(self._pool.shutdown)
-            if self._ring is not None:
-                self._ring.release()
             os.close(self._fd)
 
     def abandon(self) -> None:
@@ -259,35 +236,6 @@ class FileBackend(Backend):
     def _check_open(self) -> None:
         if self._closed:
             raise BackendError(f"{self.name} is closed", medium=False)
-
-    async def _transfer(self, operation: _Operation, offset: int, buffers: Sequence[memoryview], flags: int) -> None:
-        """All of ``buffers``; :meth:`close` waits for it."""
-        self._transfers += 1
-        try:
-            await self._transfer_all(operation, offset, buffers, flags)
-        finally:
-            self._transfers -= 1
-            if self._over is not None and not self._transfers:
-                self._over.set()
-
-    async def _transfer_all(
-        self, operation: _Operation, offset: int, buffers: Sequence[memoryview], flags: int
-    ) -> None:
-        """By the ring if there is one; whatever goes wrong there is left to the pool to find again.
-
-        One after the other is how the kernel writes a file in the background, so what waits for the disk goes to the
-        pool as well, where several wait at once.
-        """
-        if self._rings and not flags and len(buffers) == 1 and len(buffers[0]) and not buffers[0].readonly:
-            ring = self._ring = self._ring or Ring.shared()
-            if ring is None:
-                self._rings = False
-            else:
-                opcode = Ring.READ if operation is os.preadv else Ring.WRITE
-                done = max(0, await ring.move(opcode, self._fd, buffers[0], offset))
-                buffers, offset = _skip(buffers, done), offset + done
-        if buffers:
-            await self._run(self._move, operation, offset, buffers, flags)
 
     async def _run(self, work: Callable[..., _Result], *arguments: object) -> _Result:
         """Run in the pool.  The work outlives a cancellation of the caller, so that is waited out: it uses buffers."""

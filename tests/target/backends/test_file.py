@@ -17,7 +17,6 @@ from iser.errors import BackendError, UsageError
 from target.backends import file as file_module
 from target.backends.base import BackendCap
 from target.backends.file import INLINE_LIMIT, FileBackend
-from target.backends.uring import Ring
 
 SIZE = 2 << 20
 
@@ -299,51 +298,6 @@ async def test_a_cached_file_is_read_at_once_and_never_written_so(path: Path) ->
     if backend.readv_now(0, [memoryview(seen)]):  # not every file system can tell
         assert seen == b"x" * 512
     await backend.close()
-
-
-@pytest.mark.parametrize("there", [True, False])
-async def test_plain_requests_go_through_the_ring_where_there_is_one(
-    path: Path, there: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not there:
-        monkeypatch.setattr(Ring, "shared", lambda: None)
-    backend = FileBackend(path, SIZE)
-    backend._inline = False
-    data = bytearray(os.urandom(8192))
-    for fua in (False, True):
-        await backend.writev(512, [memoryview(data)], fua)
-        seen = bytearray(8192)
-        await backend.readv(512, [memoryview(seen)])
-        assert seen == data
-    await backend.writev(0, [memoryview(b"read-only memory")], False)
-    assert path.read_bytes()[:16] == b"read-only memory"
-    if not there:
-        assert (backend._ring, backend._rings) == (None, False)
-    await backend.close()
-
-
-async def test_closing_waits_for_what_the_ring_still_moves(path: Path) -> None:
-    """Or the kernel would write to memory that was given back, and the reader would wait for ever."""
-    if (ring := Ring.shared()) is None:
-        pytest.skip("the kernel has, or allows, no io_uring")
-    backend = FileBackend(path, SIZE)
-    read_end, write_end = os.pipe()
-    os.dup2(read_end, backend._fd)  # as slow as the other end is
-    memory = bytearray(512)
-    reading = asyncio.create_task(backend.readv(0, [memoryview(memory)]))
-    await asyncio.sleep(0.01)
-    closing = asyncio.create_task(backend.close())
-    await asyncio.sleep(0.05)
-    assert not closing.done()
-    os.write(write_end, b"x" * 512)
-    await asyncio.wait_for(reading, 5)
-    assert memory == b"x" * 512
-    with pytest.raises(BackendError):  # a pipe cannot be flushed
-        await asyncio.wait_for(closing, 5)
-    assert not ring._jobs
-    ring.release()
-    os.close(read_end)
-    os.close(write_end)
 
 
 async def test_a_closed_backend_says_so(path: Path) -> None:
