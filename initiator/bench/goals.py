@@ -54,7 +54,7 @@ def _exact(result: Result) -> list[Goal]:
 def _ratio(what: str, one: Measurement | None, other: Measurement | None, wanted: float) -> list[Goal]:
     if one is None or other is None:
         return []
-    ratio = one.rate / other.rate
+    ratio = one.times(other)
     return [Goal(what, f"{ratio:.2f}", f">= {wanted:g}", ratio >= wanted)]
 
 
@@ -87,7 +87,7 @@ def _at_each_depth(result: Result, where: tuple[str, int, bool], other: str, wan
         one = _one(result, "indirect", shape, size, write=write, depth=depth)
         two = _one(result, other, shape, size, write=write, depth=depth)
         if one and two:
-            ratios[depth] = one.rate / two.rate
+            ratios[depth] = one.times(two)
     if not ratios:
         return []
     depths = ", ".join(map(str, ratios))

@@ -180,7 +180,7 @@ def _heat_map(result: Result, other: str) -> Figure | None:
     shapes = _shapes(found)
     sizes = sorted({each.case.size for each in found if each.case.depth in depths})
     figure = Figure(
-        figsize=(1.5 + 2 * len(depths) * (0.62 * len(sizes) + 0.35), 0.42 * len(shapes) + 1.9), layout="constrained"
+        figsize=(1.5 + 2 * len(depths) * (0.62 * len(sizes) + 0.35), 0.42 * len(shapes) + 2.1), layout="constrained"
     )
     grid = figure.subplots(1, 2 * len(depths), sharey=True, squeeze=False)[0]
     image = None
@@ -193,9 +193,7 @@ def _heat_map(result: Result, other: str) -> Figure | None:
     bar = figure.colorbar(image, ax=list(grid), shrink=0.9, pad=0.01)
     bar.set_ticks([0.5, 0.75, 1, 1.5, 2, 3], labels=["0.5", "0.75", "1", "1.5", "2", "3"])
     bar.ax.minorticks_off()
-    figure.suptitle(
-        f"Throughput of indirect / {other} by shape and size of a transfer (above 1: not copying is faster)"
-    )
+    figure.suptitle(f"Throughput of indirect / {other}\n(above 1: not copying is faster)")
     return figure
 
 
@@ -203,17 +201,17 @@ def _heat_panel(
     axes: Axes, found: Sequence[Measurement], other: str, names: tuple[list[str], list[int]], *, write: bool, depth: int
 ) -> Any:
     shapes, sizes = names
-    rates = {
-        (each.case.strategy, each.case.shape, each.case.size): each.rate
+    cases = {
+        (each.case.strategy, each.case.shape, each.case.size): each
         for each in found
         if each.case.write == write and each.case.depth == depth
     }
     cells = [[float("nan")] * len(sizes) for _ in shapes]
     for row, shape in enumerate(shapes):
         for column, size in enumerate(sizes):
-            one, two = rates.get(("indirect", shape, size)), rates.get((other, shape, size))
+            one, two = cases.get(("indirect", shape, size)), cases.get((other, shape, size))
             if one and two:
-                cells[row][column] = one / two
+                cells[row][column] = one.times(two)
     norm = TwoSlopeNorm(vcenter=1.0, vmin=1 / _RATIO_SPAN, vmax=_RATIO_SPAN)
     image = axes.imshow(cells, cmap="PuOr_r", norm=norm, aspect="auto")
     for row, values in enumerate(cells):
@@ -289,6 +287,7 @@ _BARS: Final = {
     "commands": "commands",
     "list_bytes": "bytes of lists",
     "bytes_copied": "bytes copied",
+    "allocations": "pages allocated",
 }
 
 
@@ -300,7 +299,7 @@ def counts(result: Result) -> Figure | None:
     _, size = _pick(found, 65536, ("S8",))
     depth = _depths(found)[-1]
     chosen = [shape for shape in ("S2", "S4", "S5", "S8") if shape in _shapes(found)] or _shapes(found)[:1]
-    figure = Figure(figsize=(11.5, 1.0 + 1.75 * len(chosen)), layout="constrained")
+    figure = Figure(figsize=(13.0, 1.0 + 1.75 * len(chosen)), layout="constrained")
     grid = figure.subplots(len(chosen), len(_BARS), squeeze=False)
     for row, shape in enumerate(chosen):
         wanted = (shape, size, True, depth)

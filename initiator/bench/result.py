@@ -65,6 +65,12 @@ class Measurement:
         """The median of the repeats."""
         return median(self.rates)
 
+    def times(self, other: Measurement) -> float:
+        """How many times as fast as ``other``: where they took turns, the median of the ratios of each turn."""
+        if self.case.group != other.case.group or len(self.slices) != len(other.slices):
+            return self.rate / other.rate
+        return median(mine / theirs for mine, theirs in zip(self.rates, other.rates, strict=True))
+
     @property
     def spread(self) -> float:
         """(largest - smallest) / median of the repeats."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,17 @@ def test_medians_spread_and_cost() -> None:
     assert each.spread == pytest.approx(0.02, rel=0.1)
     assert each.iops * each.seconds_each == pytest.approx(1)
     assert (each.cpu("initiator"), each.cpu("target")) == (10**4, 2 * 10**4)
+
+
+def test_a_ratio_is_of_pairs_where_two_took_turns() -> None:
+    one, two = measurement(CASE, 1e9), measurement(replace(CASE, strategy="bounce"), 1e9)
+    one.slices = [  # the machine was busy with something else
+        replace(each, seconds=each.seconds * (1 + number * 10 % 7)) for number, each in enumerate(one.slices)
+    ]
+    two.slices = [replace(each, seconds=each.seconds * 1.5) for each in one.slices]
+    assert one.times(two) == pytest.approx(1.5)
+    alone = measurement(replace(CASE, shape="S4"), 2e9)
+    assert alone.times(measurement(CASE, 1e9)) == pytest.approx(2)
 
 
 def test_a_file_says_the_same_when_it_is_read(tmp_path: Path) -> None:
