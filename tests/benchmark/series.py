@@ -9,8 +9,9 @@ from typing import Any, Final, Self
 
 __all__ = ["LINEAR", "Series", "exponent_of"]
 
-#: An exponent up to this counts as linear growth: the rest is what measuring twice differs by.
-LINEAR: Final = 1.1
+#: An exponent up to this counts as linear growth.  The rest is what two measurements differ by, and that the first few
+#: find something free (memory, a warm cache) that the others do not.
+LINEAR: Final = 1.15
 _LEAST: Final = 1e-6  # what a cost counts that was too small for its clock
 _SPAN: Final = 10.0  # the exponent is that of the last decade, where what is fixed hides least
 
