@@ -7,6 +7,7 @@ as views.
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -61,6 +62,9 @@ GATHER_ROOM: Final = TX_WINDOW + (64 << 10)  # bytes gathered since all was sent
 _TO_MASK: Final = (1 << 64) - 1
 _GATHER_FULL: Final = GATHER_ROOM - MAX_ULPDU  # there may be no room for one FPDU more
 _FEW: Final = 4  # pieces to inline at the most
+_FRAME: Final = 2 + TAGGED_HEADER + 4  # bytes of a tagged FPDU without padding that are not payload
+#: An unused CRC field, and the header of the tagged FPDU that follows it.
+_NEXT_TAGGED: Final = struct.Struct(">4x" + TAGGED.format[1:])
 _PADDING: Final = (b"", bytes(1), bytes(2), bytes(3))
 _PADS: Final = (bytes(4), bytes(5), bytes(6), bytes(7))  # padding and an unused CRC field
 
@@ -313,7 +317,12 @@ class Transmitter:
         starts = [0, *accumulate(map(len, wr.sg))]
         total = starts.pop()
         to = wr.remote_addr
-        for offset in range(0, total, room):
+        offset = 0
+        if len(wr.sg) == 1 and not self.crc:
+            while total - offset > room:
+                offset += self._emit_full(wr.sg[0], offset, total, OP_WRITE, wr.rkey, to)
+                yield
+        for offset in range(offset, total, room):  # noqa: B020 - from where the full ones end
             size = min(room, total - offset)
             last = offset + size == total
             header = TAGGED.pack(TAGGED_HEADER + size, OP_WRITE | CTRL_LAST * last, wr.rkey, to + offset & _TO_MASK)
@@ -324,8 +333,15 @@ class Transmitter:
         room = self._tagged_room()
         total = item.size
         region = item.region
+        done = 0
+        if region is not None and region.flat is not None and not self.crc:
+            source = region.flat[item.offset : item.offset + total]
+            while total - done > room:
+                _check_source(item)
+                done += self._emit_full(source, done, total, OP_READ_RESPONSE, item.sink_stag, item.sink_to)
+                yield
         # A read of nothing is answered with one empty segment.
-        for done in range(0, total or 1, room):
+        for done in range(done, total or 1, room):  # noqa: B020 - likewise
             size = min(room, total - done)
             last = done + size == total
             header = TAGGED.pack(
@@ -333,11 +349,7 @@ class Transmitter:
             )
             pieces: Sequence[memoryview] = ()
             if region is not None:
-                if not region.valid or region.rkey != item.stag:
-                    raise TerminateError(
-                        f"STag {item.stag:#010x} was invalidated while the peer was reading from it",
-                        *fault.PROTECTION_INVALID_STAG,
-                    )
+                _check_source(item)
                 pieces = region.slices(item.offset + done, size)
             self._emit(header, pieces, size, item if last else None)
             yield
@@ -345,6 +357,32 @@ class Transmitter:
     def _tagged_room(self) -> int:
         """Payload bytes of a full tagged FPDU: length field, header and payload end on a multiple of 4, so no pad."""
         return self.segment - TAGGED_HEADER & ~3
+
+    def _emit_full(self, source: memoryview, offset: int, total: int, control: int, stag: int, to: int) -> int:
+        """Append full segments of ``source`` from ``offset`` on, without CRC: what the window takes, at least one.
+
+        The last segment of the ``total`` bytes is left to :meth:`_emit`.  Returns the bytes of payload.
+        """
+        room, iov, marks, built = self._tagged_room(), self._iov, self.marks, self._built
+        space = min((self._sent + TX_WINDOW - built - 1) // (room + _FRAME) + 1, GATHER_LIMIT - len(iov) + 1 >> 1)
+        end = offset + room * min((total - offset - 1) // room, max(space, 1))
+        start, ulpdu = offset, TAGGED_HEADER + room
+        if self._tail is not None:
+            self._tail += TAGGED.pack(ulpdu, control, stag, to + start & _TO_MASK)
+        else:
+            iov.append(TAGGED.pack(ulpdu, control, stag, to + start & _TO_MASK))
+        while True:
+            iov.append(source[offset : offset + room])
+            offset += room
+            built += room + _FRAME
+            marks.append((built, None))
+            if offset == end:
+                break
+            iov.append(_NEXT_TAGGED.pack(ulpdu, control, stag, to + offset & _TO_MASK))
+        self._tail = bytearray(_PADS[0])
+        iov.append(self._tail)
+        self._built = built
+        return end - start
 
     def _emit(self, header: bytes, pieces: Sequence[memoryview], size: int, item: Mark) -> None:
         """Append one FPDU: ``header`` with its length field, ``size`` bytes in ``pieces``, pad and CRC field."""
@@ -393,3 +431,13 @@ class Transmitter:
         place = room[start:end]
         place[:] = b"".join(pieces)
         return place
+
+
+def _check_source(item: ReadResponse) -> None:
+    """Raise TerminateError when the memory of a read of the peer's is no longer there for it."""
+    region = item.region
+    if region is None or not region.valid or region.rkey != item.stag:
+        raise TerminateError(
+            f"STag {item.stag:#010x} was invalidated while the peer was reading from it",
+            *fault.PROTECTION_INVALID_STAG,
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from crc32c import crc32c
 from hypothesis import given, settings
@@ -275,3 +277,44 @@ def test_memory_that_changes_before_the_socket_takes_it_leaves_the_crc_right(siz
         assert crc32c(stream[at : end - 4]) == int.from_bytes(stream[end - 4 : end], "little")
         at = end
     assert at == len(stream)
+
+
+@pytest.mark.parametrize("size", [65_520, 65_521, 131_040, 131_041, 1 << 20, 3_000_001])
+@pytest.mark.parametrize("taken", [1, 70_000, 1 << 30])
+def test_full_segments_are_the_same_bytes_as_with_crc(size: int, taken: int) -> None:
+    """The short way for one piece without CRC against the other one, however little the socket takes."""
+    data = memoryview(random.Random(size).randbytes(size))
+    streams = []
+    for crc in (False, True):
+        tx = transmitter(segment=0xFFFF, crc=crc)
+        tx.queue.append(RdmaWrite(None, [data], (1 << 64) - 100_000, 0x55))
+        tx.queue.append(Send(None, [data[:50]]))
+        stream, ended = bytearray(), 0
+        while iov := tx.outgoing():
+            assert len(iov) <= GATHER_LIMIT
+            part = b"".join(iov)[: max(taken, len(stream) and 50_000)]
+            stream += part
+            ended += sum(item is not None for item in tx.sent(len(part)))
+        assert ended == 2
+        streams.append(bytes(stream))
+    plain, checked = streams
+    assert len(plain) == len(checked)
+    at = 0
+    while at < len(plain):
+        length = fpdu_size(int.from_bytes(plain[at : at + 2], "big"))
+        assert plain[at : at + length - 4] == checked[at : at + length - 4]
+        assert plain[at + length - 4 : at + length] == bytes(4)
+        at += length
+
+
+def test_a_terminate_follows_the_rest_of_a_full_segment() -> None:
+    tx = transmitter(segment=0xFFFF)
+    data = memoryview(bytes(range(256)) * 1024)
+    tx.queue.append(RdmaWrite(None, [data], 0, 0x55))
+    whole = b"".join(tx.outgoing())
+    tx.sent(70_000)  # into the second of five
+    tx.cut(b"\0\0\0\0")
+    out = b"".join(tx.outgoing())
+    end = 2 * fpdu_size(0xFFFF - 1)
+    assert out[: end - 70_000] == whole[70_000:end]
+    assert out[end - 70_000 :][2:4] == b"\x41\x47"
