@@ -135,16 +135,20 @@ class Requests:
 
 
 class InPlaceRequests(Requests):
-    """Builds them in the device's own queue, by the calls ``ibv_wr_*``.
+    """Builds those of one element in the device's own queue, by the calls ``ibv_wr_*``.
 
     pyverbs' request objects cost more than all else that a request of ours takes: each copies its elements and asks
-    :mod:`logging` for a logger, twice.
+    :mod:`logging` for a logger, twice.  Requests of several elements still take them: for those rxe's
+    ``ibv_wr_set_sge_list`` counts the length of the first over and over (rdma-core of 2026 and before).
     """
 
     __slots__ = ()
 
     def post(self, wr_id: int, opcode: int, elements: Sequence[Element], remote: int, rkey: int, flags: int) -> None:
         """Post a Send, Write or Read."""
+        if len(elements) != 1:
+            super().post(wr_id, opcode, elements, remote, rkey, flags)
+            return
         raw = self._raw
         raw.wr_start()
         try:
@@ -162,18 +166,12 @@ class InPlaceRequests(Requests):
                 address, length, _ = elements[0]
                 raw.wr_set_inline_data(address, length)
             else:
-                self._place(elements or (self._nothing,))
+                self._fill(elements)
+                raw.wr_set_sge(self._sges[0])
         except BaseException:
             raw.wr_abort()  # between start and complete the provider holds its lock
             raise
         raw.wr_complete()
-
-    def _place(self, elements: Sequence[Element]) -> None:
-        self._fill(elements)
-        if len(elements) == 1:
-            self._raw.wr_set_sge(self._sges[0])
-        else:
-            self._raw.wr_set_sge_list(self._sges[: len(elements)])
 
 
 def requests_for(device: OpenDevice, pd: VerbsProtectionDomain, raw: Any, inline: int) -> Requests:

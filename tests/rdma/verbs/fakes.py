@@ -239,11 +239,8 @@ class FakeQPEx(FakeQP):
         self._start(4, rkey=rkey, remote=remote)
 
     def wr_set_sge(self, sge: FakeSGE) -> None:
-        self.wr_set_sge_list([sge])
-
-    def wr_set_sge_list(self, sges: list[FakeSGE]) -> None:
         assert self.building is not None
-        self.building.elements = tuple((sge.addr, sge.length, sge.lkey) for sge in sges)
+        self.building.elements = ((sge.addr, sge.length, sge.lkey),)
 
     def wr_set_inline_data(self, address: int, length: int) -> None:
         assert self.building is not None
