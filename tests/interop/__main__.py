@@ -31,7 +31,7 @@ _TIMEOUT: Final = 300  # seconds for one test: all is emulated
 _MACHINES: Final = 2  # that run rows side by side: rows wait as much as they compute
 #: Modules that take long, begun first, so that no machine is left with them at the end.
 _LONG: Final = ("conformance", "target_verbs", "initiator_verbs", "target_ib_iser", "initiator_lio")
-_PEERS: Final = ("open-iscsi", "tgt", "libiscsi7", "rdma-core", "qemu-system-x86", "fio")
+_PEERS: Final = ("open-iscsi", "tgt", "libiscsi7", "rdma-core", "qemu-system-x86", "fio", "sg3-utils")
 
 
 def main(words: list[str]) -> int:
