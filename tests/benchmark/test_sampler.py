@@ -44,9 +44,10 @@ asyncio.run(work())
 """
 
 
-@pytest.fixture
-def counts(tmp_path: Path) -> Mapping[str, int]:
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, int]:
     """What the sampler counts in a program with files where the project has its layers."""
+    tmp_path = tmp_path_factory.mktemp("layers")
     for name, text in {"iser/pdu": BUSY, "target/scsi": BUSY, "iser/net": SENDING}.items():
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "busy.py").write_text(text)
