@@ -58,6 +58,9 @@ class Task:
     start_script: str
     spares_commands: str = ""
     must_prove_itself: bool = False
+    login_tries: int = 1
+    #: URL of the one that is killed, where that is another.
+    victim: str = ""
     cut_note: str = ""
     #: What the target does instead of answering a function that it does not offer, by the function's feature.
     not_offered: dict[str, str] = field(default_factory=dict)
@@ -104,7 +107,9 @@ class Guest:
             return f"ImmediateData={params.immediate_data}, InitialR2T={params.initial_r2t}"
 
     async def chap(self) -> str:
-        return await check_chap(self.connect_guarded, both_only=self._task.must_prove_itself)
+        return await check_chap(
+            self.connect_guarded, both_only=self._task.must_prove_itself, tries=self._task.login_tries
+        )
 
     async def capacity(self) -> str:
         async with await self.connect() as lun:
@@ -206,7 +211,8 @@ class Guest:
         return self._task.cut_note
 
     async def peer_killed(self) -> str:
-        lun = await self.connect(immediate_data=False)
+        url = Url.parse(self._task.victim or self._task.url)
+        lun = await self._connect(url, url.lun, {"immediate_data": False})
         load = run_load(lun, writing=not self._task.cut_note)
         await asyncio.sleep(0.5)
         try:
@@ -214,7 +220,8 @@ class Guest:
             await all_lost(load, lun)
         finally:
             await _bash(self._task.start_script)
-        await self._works_again()
+        async with await self._connect(url, url.lun, {}) as lun:
+            await check_blocks(lun, 64 << 10, 0, seed=14)
         return self._task.cut_note
 
     async def _works_again(self) -> None:

@@ -31,6 +31,11 @@ class InitiatorRow:
     #: What the peer does not offer, and who says so; task management is tried anyway, and may lose the connection.
     not_offered: ClassVar[dict[Feature, str]] = {}
 
+    @pytest.fixture
+    def victim(self, peer: TargetPeer) -> TargetPeer:
+        """The peer that is killed."""
+        return peer
+
     @pytest.fixture(autouse=True)
     def _offered(self, request: pytest.FixtureRequest) -> None:
         mark = request.node.get_closest_marker("feature")
@@ -57,7 +62,7 @@ class InitiatorRow:
 
     @feature(Feature.CHAP)
     async def test_chap_both_ways(self, peer: TargetPeer, notes: Notes) -> None:
-        notes.add(await check_chap(peer.connect_guarded, both_only=peer.must_prove_itself))
+        notes.add(await check_chap(peer.connect_guarded, both_only=peer.must_prove_itself, tries=peer.login_tries))
 
     @feature(Feature.CAPACITY)
     async def test_the_capacity_is_what_the_peer_was_given(self, peer: TargetPeer) -> None:
@@ -205,17 +210,17 @@ class InitiatorRow:
         await self._works_again(peer)
 
     @feature(Feature.PEER_KILLED)
-    async def test_the_peer_is_killed_mid_io_and_comes_back(self, peer: TargetPeer, notes: Notes) -> None:
-        lun = await peer.connect(immediate_data=False)
-        load = run_load(lun, writing=not peer.cut_note)
-        notes.add(peer.cut_note)
+    async def test_the_peer_is_killed_mid_io_and_comes_back(self, victim: TargetPeer, notes: Notes) -> None:
+        lun = await victim.connect(immediate_data=False)
+        load = run_load(lun, writing=not victim.cut_note)
+        notes.add(victim.cut_note)
         await asyncio.sleep(0.2)
         try:
-            await peer.kill()
+            await victim.kill()
             await all_lost(load, lun)
         finally:
-            await asyncio.to_thread(peer.start)
-        await self._works_again(peer)
+            await asyncio.to_thread(victim.start)
+        await self._works_again(victim)
 
 
 def _yes(value: object) -> str:

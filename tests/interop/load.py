@@ -7,7 +7,7 @@ import contextlib
 from typing import Any, Final
 
 from initiator.lun import Lun
-from iser.errors import CommandAborted, ConnectionLost, LoginError
+from iser.errors import CommandAborted, ConnectionFailed, ConnectionLost, LoginError
 from iser.pdu import TaskManagementFunction, TaskManagementResponseCode
 from iser.scsi.lun import encode_lun
 from tests.interop.lists import check_blocks
@@ -24,6 +24,7 @@ REFUSALS: Final = (
     TaskManagementResponseCode.FUNCTION_REJECTED,
 )
 _END_SECONDS: Final = 30.0  # until a lost connection must have been noticed
+_TRY_SECONDS: Final = 10.0  # for a login that may hang
 _CANCEL_AFTER: Final = (0.0, 0.002, 0.02)  # seconds
 
 
@@ -78,17 +79,31 @@ async def end_reads(lun: Lun, number: int, function: TaskManagementFunction) -> 
     return code, sum(isinstance(outcome, CommandAborted) for outcome in outcomes)
 
 
-async def check_chap(connect: Connect, *, both_only: bool) -> str:
-    """Log in with CHAP one way, unless ``both_only``, and both ways; and in vain with no secret and with wrong ones."""
+async def check_chap(connect: Connect, *, both_only: bool, tries: int = 1) -> str:
+    """Log in with CHAP one way, unless ``both_only``, and both ways; and in vain with no secret and with wrong ones.
+
+    ``tries`` is how often one login may hang, and be tried again, with a peer that loses requests.
+    """
     one_way = {"user": CHAP[0], "password": CHAP[1], "chap": "md5"}
     both = one_way | {"target_user": MUTUAL[0], "target_password": MUTUAL[1]}
     for options in (both,) if both_only else (one_way, both):
-        async with await connect(**options) as lun:
+        async with await _patiently(connect, options, tries) as lun:
             await check_blocks(lun, 4096, 0, seed=6)
     for bad in ({}, one_way | {"password": "no" * 8}, both | {"target_password": "no" * 8}):
         try:
-            async with await connect(**bad):
+            async with await _patiently(connect, bad, tries):
                 raise AssertionError(f"the target took a login with {sorted(bad)}, one of them wrong")
         except (LoginError, ConnectionLost):  # LIO closes before its status has left
             pass
     return "MD5; none, and a wrong secret of either side, is refused"
+
+
+async def _patiently(connect: Connect, options: dict[str, str], tries: int) -> Lun:
+    if tries == 1:
+        return await connect(**options)
+    for _ in range(tries - 1):
+        try:
+            return await connect(**options, login_timeout=_TRY_SECONDS)
+        except ConnectionFailed:
+            continue
+    return await connect(**options)

@@ -31,7 +31,6 @@ from iser.rdma.api import (
     WcOpcode,
     WcStatus,
     WorkCompletion,
-    inc_rkey,
 )
 from iser.sg import SgList
 
@@ -92,7 +91,7 @@ class End:
         """Register memory that the peer may use."""
         mr = self.pd.alloc_mr(MrType.MEM_REG, 64)
         mr.map_sg(SgList.of(list(buffers), writable=True))
-        self.qp.post_send(RegMr("reg", mr, inc_rkey(mr.rkey), access))
+        self.qp.post_send(RegMr("reg", mr, mr.next_key(access), access))
         return mr
 
     async def close(self) -> None:

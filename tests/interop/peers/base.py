@@ -44,6 +44,8 @@ class TargetPeer(ABC):
     guarded: tuple[str, str]
     #: Whether a target that can prove itself lets nobody in who does not ask for that.
     must_prove_itself = False
+    #: How often a login of several requests is tried, as the peer may lose one and hang.
+    login_tries = 1
     #: Options that our initiator needs with it.
     options: dict[str, Any]
 

@@ -43,6 +43,8 @@ class Tgt(TargetPeer):
     """A disk in a file in the guest's memory.  It listens on the default port; see ``test_tgt_port_option``."""
 
     name = "iqn.2026-11.lab:tgt"
+    #: A request that comes before tgt has seen that its last response is out finds no receive, and is lost.
+    login_tries = 4
     lun = 1  # LUN 0 is its controller
     slow_lun = 2
     spares_commands = "it lets commands that run end, and answers then"

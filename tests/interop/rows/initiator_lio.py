@@ -28,6 +28,13 @@ class TestLio(InitiatorRow):
         """Serving."""
         return lio
 
+    @pytest.fixture
+    def victim(self, lab: Machine) -> Lio:
+        """One of its own: when it is disabled LIO may hang, for what has been before."""
+        victim = Lio(lab, "lio-killed", 3268)
+        victim.start()
+        return victim
+
     @peer_fault("LIO 6.1", "answers a NOP-Out without the data that it should echo")
     async def test_lio_echoes_no_ping_data(self, lio: Lio) -> None:
         async with await lio.connect() as lun:

@@ -45,7 +45,8 @@ def _task(peer: TargetPeer, address: str, port: int, guarded_port: int) -> Task:
         peer.start_script,
         peer.spares_commands,
         peer.must_prove_itself,
-        peer.cut_note,
+        peer.login_tries,
+        cut_note=peer.cut_note,
     )
 
 
@@ -99,8 +100,15 @@ class _WithLio(_VerbsRow):
     @classmethod
     def outcomes(cls, lab: Machine, lio: Lio) -> Outcomes:
         """LIO."""
-        task = _task(lio, _ADDRESSES[cls.row.fabric], lio.port, lio.guarded_port)
-        return _played(lab, dataclasses.replace(task, strategies=True))
+        address, number = _ADDRESSES[cls.row.fabric], list(Fabric).index(cls.row.fabric)
+        task = _task(lio, address, lio.port, lio.guarded_port)
+        victim = Lio(lab, f"lio-killed-{number}", 3290 + 2 * number)  # it may hang, and shall not take others along
+        victim.start()
+        url = f"iser://{address}:{victim.port}/{victim.name}/{victim.lun}"
+        task = dataclasses.replace(
+            task, strategies=True, victim=url, kill_script=victim.kill_script, start_script=victim.start_script
+        )
+        return _played(lab, task)
 
     @feature(Feature.STRATEGIES)
     def test_strategies(self, outcomes: Outcomes, notes: Notes) -> None:
