@@ -46,6 +46,8 @@ class Lun:
         self.number = number
         self._link = link
         self._session = link.session
+        # The session of libiscsi, which a Lun may have as well, is one of coroutines only.
+        self._direct = isinstance(self._session, Session)
         self._planner = link.planner
         self._field = encode_lun(number)
         self._options = options
@@ -135,6 +137,9 @@ class Lun:
                 await self._in_parts(lba, sg, write=write, fua=fua)
                 return
             if not blocks:
+                return
+            if not self._direct:
+                await self._one(lba, sg, write=write, fua=fua)
                 return
             if write:
                 task = session.start(self._field, cdbs.write_blocks(lba, blocks, fua=fua), None, sg)
