@@ -279,9 +279,10 @@ class TestOpenIscsi:
             for algorithm in _ALGORITHMS:
                 target.tables = _GUARDED.format(algorithm=algorithm)
                 target.reload()
-                with _session(lab, target).logged_in(both | {"node.session.auth.chap_algs": algorithm.upper()}):
+                offer = {"node.session.auth.chap_algs": algorithm.upper()}
+                with _session(lab, target).logged_in(both | offer):
                     pass
-            with _session(lab, target).logged_in(settings):
+            with _session(lab, target).logged_in(settings | offer):
                 pass
             assert target.log.count("as=alice") == len(_ALGORITHMS) + 1
         notes.add("mutual with MD5, SHA-1, SHA-256 and SHA3-256, one at a time; one way")
