@@ -223,6 +223,8 @@ class LibiscsiSession:
     async def _abort(self, call: _Call) -> None:
         lib = self._library.lib
         task = call.task
+        if call.future.done():
+            return  # it ended before this ran, and its task is freed
         try:
             async with asyncio.timeout(ABORT_TIMEOUT):
                 await self._ask(
