@@ -73,8 +73,10 @@ def load_jobs(path: Path) -> list[Job]:
     """The jobs of a TOML file: values at the top level hold for each ``[jobs.NAME]``.  Raises ConfigError."""
     try:
         document = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(str(path), f"cannot be read: {error}") from None
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(str(path), f"is not TOML: {error}") from None
     tables = document.pop("jobs", {})
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise ConfigError(str(path), "jobs: write a table for each job, as in [jobs.name]")

@@ -167,8 +167,10 @@ class Result:
         """Read a file.  Raises UsageError."""
         try:
             data = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path}: cannot be read: {error}") from None
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise UsageError(f"{path}: is not JSON: {error}") from None
         return cls.from_json(data, str(path))
 
     def save(self, path: Path) -> None:
@@ -247,4 +249,4 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text)
         os.replace(temporary, path)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error}") from None
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None

@@ -45,7 +45,7 @@ def test_jobs_of_a_file_share_what_stands_on_top(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("depth = ", "cannot be read"),
+        ("depth = ", "is not TOML"),
         ("deep = 3", "deep is no setting"),
         ("depth = 0", "1 to 1024"),
         ('depth = "many"', "no number of bytes"),
@@ -60,6 +60,8 @@ def test_a_fault_in_a_file_is_named(tmp_path: Path, text: str, words: str) -> No
     path.write_text(text)
     with pytest.raises(ConfigError, match=words):
         load_jobs(path)
+    with pytest.raises(ConfigError, match="cannot be read: No such file or directory$"):
+        load_jobs(tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize(
