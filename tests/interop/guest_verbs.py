@@ -32,6 +32,7 @@ __all__ = ["Guest", "Task", "main"]
 
 SIZES: Final = (512, 4096, 64 << 10, 1 << 20, 8 << 20)
 _FEATURE_SECONDS: Final = 60.0
+_KILL_SECONDS: Final = 30.0
 _FUNCTIONS: Final = {
     Feature.ABORT_TASK_SET: TaskManagementFunction.ABORT_TASK_SET,
     Feature.CLEAR_TASK_SET: TaskManagementFunction.CLEAR_TASK_SET,
@@ -215,8 +216,9 @@ class Guest:
         lun = await self._connect(url, url.lun, {"immediate_data": False})
         load = run_load(lun, writing=not self._task.cut_note)
         await asyncio.sleep(0.5)
-        try:
+        async with asyncio.timeout(_KILL_SECONDS):
             await _bash(self._task.kill_script)
+        try:
             await all_lost(load, lun)
         finally:
             await _bash(self._task.start_script)

@@ -57,7 +57,7 @@ class TestLio(InitiatorRow):
 
     @peer_fault(
         "LIO 6.1 over siw",
-        "disabling the portal group may hang in target_wait_for_cmds after a connection ended under writes",
+        "disabling the portal group may hang in target_wait_for_cmds after a connection ended under I/O",
     )
     async def test_lio_may_hang_when_disabled_after_a_lost_connection(self, lab: Machine, notes: Notes) -> None:
         lio = Lio(lab, "lio-cut", 3266)  # one of its own, which is lost afterwards
