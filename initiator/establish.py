@@ -84,10 +84,10 @@ async def open_session(portal: Portal, target: str, options: ConnectOptions, pro
                     portal = Portal(login.redirect.host, login.redirect.port, portal.transport)
     except TimeoutError:
         over_tcp = portal.transport == "tcp"
-        kind = "iSCSI target runs there (iser:// is for iSER)" if over_tcp else "iSER target runs there (iscsi:// is for TCP)"
+        kind, other = ("iSCSI", "iser:// is for iSER") if over_tcp else ("iSER", "iscsi:// is for TCP")
         raise ConnectionFailed(
             f"{portal} did not complete the login within {options.login_timeout:g} seconds;"
-            f" check that an {kind}, or raise login_timeout"
+            f" check that an {kind} target runs there ({other}), or raise login_timeout"
         ) from None
     raise ConnectionFailed(f"the target redirected the login more than {MAX_REDIRECTS} times, last to {portal}")
 

@@ -60,7 +60,7 @@ def test_a_fault_in_a_file_is_named(tmp_path: Path, text: str, words: str) -> No
     path.write_text(text)
     with pytest.raises(ConfigError, match=words):
         load_jobs(path)
-    with pytest.raises(ConfigError, match="cannot be read: No such file or directory$"):
+    with pytest.raises(ConfigError, match=r"cannot be read: No such file or directory$"):
         load_jobs(tmp_path / "none.toml")
 
 

@@ -53,7 +53,7 @@ def test_files_that_are_no_result(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(UsageError, match=r"a\.json"):
         Result.load(path)
-    with pytest.raises(UsageError, match="cannot be read: No such file or directory$"):
+    with pytest.raises(UsageError, match=r"cannot be read: No such file or directory$"):
         Result.load(tmp_path / "none.json")
 
 
