@@ -6,12 +6,23 @@ from collections.abc import Callable, Sequence
 
 from crc32c import crc32c
 
+from iser.errors import TerminateError
 from iser.rdma.api import Access, MrType, QpCap, RegMr, WcStatus, WorkCompletion, inc_rkey
 from iser.rdma.softiwarp.core import Core
 from iser.rdma.softiwarp.device import SoftDevice, SoftProtectionDomain
 from iser.rdma.softiwarp.memory import SoftMemoryRegion
 from iser.rdma.softiwarp.options import SoftIwarpOptions
-from iser.rdma.softiwarp.wire import CTRL_LAST, READ_REQUEST, TAGGED, TAGGED_HEADER, UNTAGGED, UNTAGGED_HEADER
+from iser.rdma.softiwarp.wire import (
+    CTRL_LAST,
+    READ_REQUEST,
+    TAGGED,
+    TAGGED_HEADER,
+    UNTAGGED,
+    UNTAGGED_HEADER,
+    Fault,
+    fpdu_size,
+    parse_terminate,
+)
 
 ALL = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ
 ORD = 16
@@ -137,3 +148,32 @@ def untagged(
 def read_request(stag: int, to: int, size: int, *, msn: int = 1, mo: int = 0, qn: int = 1) -> bytes:
     """A Read Request for ``size`` bytes at ``to`` of ``stag``, sink 0x77 at 0x2000."""
     return untagged(0x0141, READ_REQUEST.pack(0x77, 0x2000, size, stag, to), qn=qn, msn=msn, mo=mo)
+
+
+def terminate_in(stream: bytes) -> tuple[Fault, bytes]:
+    """The one Terminate in what a core sends, and the header that it names."""
+    while True:
+        size = fpdu_size(int.from_bytes(stream[:2], "big"))
+        if stream[3] & 0xF == 7:
+            raw = stream[20 : 2 + int.from_bytes(stream[:2], "big")]
+            return parse_terminate(raw).fault, raw[6:]
+        stream = stream[size:]
+
+
+def refuses(peer: Peer, data: bytes, *codes: int, header: bytes | None = None) -> None:
+    """``data`` ends the connection with a Terminate of these codes, about this header if one is given."""
+    peer.give(data)
+    error = peer.core.error
+    assert isinstance(error, TerminateError)
+    what, named = terminate_in(peer.take())
+    assert tuple(what) == codes == (error.layer, error.etype, error.code)
+    if header is not None:
+        assert named == header
+
+
+def with_receive(size: int = 100, count: int = 1) -> tuple[Peer, memoryview]:
+    peer = Peer(initiator=False)
+    target = buffer(size)
+    for _ in range(count):
+        peer.core.post_recv("recv", target)
+    return peer, target
