@@ -304,4 +304,6 @@ def _join(first: memoryview, second: memoryview, address: int) -> memoryview | N
         return None
     whole = _flat(first.obj, 0)
     start = address - address_of(whole)
-    return whole[start : start + first.nbytes + second.nbytes]
+    joined = whole[start : start + first.nbytes + second.nbytes]
+    # The object may be writable where the views of it are not.
+    return joined.toreadonly() if first.readonly or second.readonly else joined

@@ -93,3 +93,13 @@ def test_slicing_and_scattering_stop_at_the_end() -> None:
     assert slice_views(views, 3, 9) == [views[1][1:]]
     scatter(b"abcdefgh", views)
     assert b"".join(views) == b"abcd"
+
+
+def test_neighbours_that_are_joined_stay_read_only() -> None:
+    whole = memoryview(bytearray(64))
+    for neighbours in ([whole[:4].toreadonly(), whole[4:8]], [whole[:4].toreadonly(), whole[4:8].toreadonly()]):
+        sg = SgList.of(neighbours, writable=False)
+        assert len(sg) == 1
+        assert sg.readonly
+        with pytest.raises(UsageError, match="read-only"):
+            SgList.of(sg, writable=True)
