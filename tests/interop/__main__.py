@@ -7,6 +7,7 @@ Writes ``docs/interop.md`` after a complete run, ``.lab/interop.md`` after one o
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 import sys
 import time
@@ -30,7 +31,10 @@ JUNIT: Final = FOLDER / "interop.xml"
 _TIMEOUT: Final = 300  # seconds for one test: all is emulated
 _MACHINES: Final = 2  # that run rows side by side: rows wait as much as they compute
 #: Modules that take long, begun first, so that no machine is left with them at the end.
-_LONG: Final = ("conformance", "target_verbs", "initiator_verbs", "target_ib_iser", "initiator_lio")
+_LONG: Final = (
+    "conformance", "target_verbs", "initiator_verbs", "target_libiscsi", "target_ib_iser", "target_open_iscsi",
+    "initiator_lio", "initiator_tgt",
+)  # fmt: skip
 _PEERS: Final = ("open-iscsi", "tgt", "libiscsi7", "rdma-core", "qemu-system-x86", "fio", "sg3-utils")
 
 
@@ -75,7 +79,7 @@ def _arguments(modules: list[Path], junit: Path) -> list[str]:
     return [
         *map(str, modules),
         "-q",
-        f"-n{_MACHINES}",
+        f"-n{min(_MACHINES, os.cpu_count() or 1)}",
         "--dist=loadscope",
         "--no-loadscope-reorder",
         "-rfE",
