@@ -364,6 +364,8 @@ class Receiver:
                 kind = control & CTRL_MASK
                 if end - pos < size:
                     if control & CTRL_TAGGED and size - (end - pos) >= STEER_MIN:
+                        if not self.has_heard and pos > start:
+                            self._first_heard()
                         self._steer(pos, kind, ulpdu, stag, to)
                         pos = end
                     break

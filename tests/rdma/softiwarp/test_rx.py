@@ -436,6 +436,25 @@ def test_others_may_write_where_a_large_payload_is_being_received() -> None:
     assert data == b"2" * 20_000 + b"1" * 40_000
 
 
+def test_the_first_frame_lets_us_send_though_a_large_one_comes_right_behind_it() -> None:
+    peer = Peer(initiator=False)
+    mr = peer.region([buffer(60_000)])
+    peer.core.post_send([Send("send", [])])
+    peer.give(tagged(OP_WRITE, 0, 0) + tagged(OP_WRITE, mr.rkey, IOVA, bytes(60_000))[:30_000])
+    assert peer.take()
+
+
+def test_the_beginning_of_a_large_first_frame_does_not_let_us_send() -> None:
+    peer = Peer(initiator=False)
+    mr = peer.region([buffer(60_000)])
+    peer.core.post_send([Send("send", [])])
+    stream = tagged(OP_WRITE, mr.rkey, IOVA, bytes(60_000))
+    peer.give(stream[:30_000])
+    assert not peer.take()
+    peer.give(stream[30_000:])
+    assert peer.take()
+
+
 @pytest.mark.parametrize("crc_field", [b"\0\0\0\0", b"\xff\xff\xff\xff"])
 def test_the_crc_field_is_not_looked_at_when_crc_is_off(crc_field: bytes) -> None:
     peer, target = with_receive()
