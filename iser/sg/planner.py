@@ -11,6 +11,7 @@ from iser.sg.counters import RegistrationCounters
 from iser.sg.pool import MAX_BOUNCE
 from iser.sg.registration import Direction, Registration
 from iser.sg.sglist import SgList
+from iser.sg.shape import BLOCK
 from iser.sg.strategies import (
     AUTO,
     BOUNCE,
@@ -87,6 +88,8 @@ class Planner:
         self._no_bounce = no_bounce
         self._long_lived_keys = long_lived_keys
         self.counters: RegistrationCounters = resources.counters
+        # Whatever its address, a list of one element of so many bytes has no more blocks than a page list holds.
+        self._plain = (resources.page_lists.max_num_sg - 1) * BLOCK
         self.splits = False  # whether a transfer may become several commands
         self.strategy = strategy
 
@@ -144,14 +147,17 @@ class Planner:
         Raises PoolEmpty when it has to wait until others are released, ResourceError when it cannot be registered.
         """
         strategy, reasons = self._chosen, _NO_REASONS
-        if strategy is None:  # auto
-            strategy = self._indirect if sg.gappy else self._frwr
-        if (
-            reason := strategy.refuses(sg, direction)
-            if strategy.copies or direction is not _READ or not sg.overlaps
-            else FallbackReason.OVERLAP
-        ):
-            strategy, reasons = self._instead(strategy, reason, sg, direction)
+        if strategy is None and len(sg.lengths) == 1 and sg.length <= self._plain:
+            strategy = self._frwr  # which refuses no such list
+        else:
+            if strategy is None:  # auto
+                strategy = self._indirect if sg.gappy else self._frwr
+            if (
+                reason := strategy.refuses(sg, direction)
+                if strategy.copies or direction is not _READ or not sg.overlaps
+                else FallbackReason.OVERLAP
+            ):
+                strategy, reasons = self._instead(strategy, reason, sg, direction)
         counters = self.counters
         try:
             registration = strategy.register(sg, direction)
