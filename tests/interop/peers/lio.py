@@ -66,6 +66,8 @@ class Lio(TargetPeer):
     #: LIO up to 6.1.176 answers the login before the session is complete; a write right then may loop for ever.
     settle_seconds = 0.5
     must_prove_itself = True
+    #: A portal takes one login at a time, and gives one that got stuck 15 seconds.
+    login_tries = 2
     kill_seconds = 10.0
     cut_note = "with reads in flight only; see the faults of LIO"
 

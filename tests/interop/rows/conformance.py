@@ -58,6 +58,7 @@ KNOWN: Final[dict[str, set[str]]] = {
         "tmf.abort-task",
         "tmf.abort-task-set",
         "tmf.lun-reset",
+        "tmf.reset-attention",
         "errors.recovery-logout",
         "errors.less-data",
     },
