@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import version
 from time import monotonic, time
@@ -27,6 +28,7 @@ __all__ = [
     "MAX_SPECS",
     "Administration",
     "Command",
+    "CommandTable",
     "Commands",
     "DropSession",
     "Json",
@@ -79,14 +81,10 @@ class SetLog(Table):
     levels: tuple[str, ...] = Field(strict=False, min_length=1, max_length=MAX_SPECS)
 
 
-class Administration:
-    """The commands on ``server``, by name; ``more`` are others, which get their arguments as they came.
+class CommandTable(ABC):
+    """Commands by name: the views and changes of a subclass, and ``more``, which get their arguments as they came."""
 
-    :meth:`run` raises UsageError and BackendError; all that it returns can be written as JSON, sizes in bytes.
-    """
-
-    def __init__(self, server: TargetServer, more: Mapping[str, Command] | None = None) -> None:
-        self._server = server
+    def __init__(self, more: Mapping[str, Command] | None = None) -> None:
         self._began = monotonic()
         self._commands: dict[str, Command] = {
             "status": self._status,
@@ -99,11 +97,44 @@ class Administration:
         }
 
     async def run(self, command: str, arguments: dict[str, Json]) -> Json:
-        """Carry out ``command``."""
+        """Carry out ``command``.  Raises UsageError for one that does not exist, and what the command raises."""
         found = self._commands.get(command)
         if found is None:
             raise UsageError(f"{command!r} is no command; use {', '.join(self._commands)}")
         return await found(arguments)
+
+    @property
+    def _uptime(self) -> float:
+        return round(monotonic() - self._began, 3)
+
+    @abstractmethod
+    async def _status(self, arguments: dict[str, Json]) -> Json: ...
+
+    @abstractmethod
+    async def _sessions(self, arguments: dict[str, Json]) -> Json: ...
+
+    @abstractmethod
+    async def _luns(self, arguments: dict[str, Json]) -> Json: ...
+
+    @abstractmethod
+    async def _drop_session(self, arguments: dict[str, Json]) -> Json: ...
+
+    @abstractmethod
+    async def _resize(self, arguments: dict[str, Json]) -> Json: ...
+
+    @abstractmethod
+    async def _set_log(self, arguments: dict[str, Json]) -> Json: ...
+
+
+class Administration(CommandTable):
+    """The commands on ``server``, by name; ``more`` are others, which get their arguments as they came.
+
+    :meth:`run` raises UsageError and BackendError; all that it returns can be written as JSON, sizes in bytes.
+    """
+
+    def __init__(self, server: TargetServer, more: Mapping[str, Command] | None = None) -> None:
+        super().__init__(more)
+        self._server = server
 
     # Views
 
@@ -114,7 +145,7 @@ class Administration:
         return {
             "version": version("iser"),
             "pid": os.getpid(),
-            "uptime": round(monotonic() - self._began, 3),
+            "uptime": self._uptime,
             "portals": [str(portal) for portal in server.portals],
             "targets": len(registry.targets),
             "luns": sum(len(target.device.luns) for target in registry.targets.values()),

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Final
 
 from iser.errors import UsageError
-from target.admin.commands import Command, DropSession, Json, Nothing, Resize, SetLog, checked
+from target.admin.commands import Command, CommandTable, DropSession, Json, Nothing, Resize, SetLog, checked
 from target.registry import ALL_NUMBERS
 from target.workers.assignment import session_numbers
 from target.workers.supervisor import Slot, Supervisor
@@ -23,31 +23,15 @@ _SUMS: Final = ("connections", "sessions", "logins", "logins_redirected")
 log = logging.getLogger("iser.admin")
 
 
-class WorkersAdministration:
+class WorkersAdministration(CommandTable):
     """The commands on all workers of ``supervisor``, by name; ``more`` are others, with arguments as they came.
 
     Answers are those of :class:`target.admin.Administration`, with the worker's number in each view.
     """
 
     def __init__(self, supervisor: Supervisor, more: Mapping[str, Command] | None = None) -> None:
+        super().__init__(more)
         self._supervisor = supervisor
-        self._began = monotonic()
-        self._commands: dict[str, Command] = {
-            "status": self._status,
-            "sessions": self._sessions,
-            "luns": self._luns,
-            "drop-session": self._drop_session,
-            "resize": self._resize,
-            "set-log": self._set_log,
-            **(more or {}),
-        }
-
-    async def run(self, command: str, arguments: dict[str, Json]) -> Json:
-        """Carry out ``command``.  Raises UsageError, and what the worker says that it concerns."""
-        found = self._commands.get(command)
-        if found is None:
-            raise UsageError(f"{command!r} is no command; use {', '.join(self._commands)}")
-        return await found(arguments)
 
     async def _status(self, arguments: dict[str, Json]) -> Json:
         checked(Nothing, arguments)
@@ -61,7 +45,7 @@ class WorkersAdministration:
         return {
             "version": version("iser"),
             "pid": os.getpid(),
-            "uptime": round(monotonic() - self._began, 3),
+            "uptime": self._uptime,
             "portals": [str(portal) for portal in supervisor.portals],
             "targets": len(supervisor.config.target),
             "luns": sum(len(target.lun) for target in supervisor.config.target),
