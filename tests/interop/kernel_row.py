@@ -13,7 +13,7 @@ import pytest
 from iser.sg import SgClass
 from tests.interop.guest_lists import NO_MEMORY
 from tests.interop.matrix import Feature, Row
-from tests.interop.peers.base import CHAP, MUTUAL
+from tests.interop.peers.base import CHAP, GUARD, MUTUAL
 from tests.interop.peers.open_iscsi import Disk, OpenIscsi
 from tests.interop.recorder import Notes, NotOffered, feature
 from tests.lab import CommandFailed, Machine
@@ -73,22 +73,13 @@ name = "{prefix}{row}-guarded"
 id = 0
 backend = "memory"
 size = "16M"
-[[target.acl]]
-initiator = "*"
-chap = ["{user}"]
-mutual = "{target_user}"
-[chap.{user}]
-secret_env = "USER_SECRET"
-[chap.{target_user}]
-secret_env = "TARGET_SECRET"
-"""
+{guard}"""
 
 
 def kernel_tables(row: str, folder: str) -> str:
     """Of our target's configuration: what a row called ``row`` uses; its file is in ``folder``."""
     return _TABLES.format(
-        prefix=_PREFIX, row=row, folder=folder, size=_SIZE, file_size=_FILE_SIZE, delay=_ABORT_DELAY, user=CHAP[0],
-        target_user=MUTUAL[0],
+        prefix=_PREFIX, row=row, folder=folder, size=_SIZE, file_size=_FILE_SIZE, delay=_ABORT_DELAY, guard=GUARD,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from initiator.url import Portal
 from iser.login import TargetRecord
 from tests.lab import Machine
 
-__all__ = ["CHAP", "MUTUAL", "Connect", "TargetPeer"]
+__all__ = ["CHAP", "GUARD", "MUTUAL", "Connect", "TargetPeer"]
 
 #: Takes options of a connection.
 Connect = Callable[..., Awaitable[Lun]]
@@ -22,6 +22,17 @@ Connect = Callable[..., Awaitable[Lun]]
 #: User and secret of our initiator, and of the target that proves itself; 12 to 16 characters, which all peers take.
 CHAP: Final = ("alice", "alice-own-secret")
 MUTUAL: Final = ("storage", "targets-secret")
+#: Of our target's configuration, right behind a target: it wants both, whose secrets are in the environment.
+GUARD: Final = f"""\
+[[target.acl]]
+initiator = "*"
+chap = ["{CHAP[0]}"]
+mutual = "{MUTUAL[0]}"
+[chap.{CHAP[0]}]
+secret_env = "USER_SECRET"
+[chap.{MUTUAL[0]}]
+secret_env = "TARGET_SECRET"
+"""
 _START_SECONDS: Final = 90.0
 
 

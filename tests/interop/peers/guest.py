@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from signal import Signals
 from typing import Final, Self
 
-from tests.interop.peers.base import CHAP, MUTUAL, TargetPeer
+from tests.interop.peers.base import CHAP, GUARD, MUTUAL, TargetPeer
 from tests.interop.peers.slow import SLOW_SECONDS
 from tests.lab import Machine
 from tests.lab.build import PROJECT
@@ -36,15 +36,7 @@ name = "{name}.guarded"
 id = 0
 backend = "memory"
 size = {size}
-[[target.acl]]
-initiator = "*"
-chap = ["{user}"]
-mutual = "{target_user}"
-[chap.{user}]
-secret_env = "USER_SECRET"
-[chap.{target_user}]
-secret_env = "TARGET_SECRET"
-"""
+{guard}"""
 #: What the tables' secrets are in.
 SECRETS: Final = {"USER_SECRET": CHAP[1], "TARGET_SECRET": MUTUAL[1]}
 _START: Final = """
@@ -64,7 +56,7 @@ done
 
 def our_tables(name: str) -> str:
     """Of our target's configuration: a disk in memory and a slow one, and the first once more behind CHAP."""
-    return _TABLES.format(name=name, size=TargetPeer.size, slow=SLOW_SECONDS, user=CHAP[0], target_user=MUTUAL[0])
+    return _TABLES.format(name=name, size=TargetPeer.size, slow=SLOW_SECONDS, guard=GUARD)
 
 
 class GuestProcess:
