@@ -1,7 +1,8 @@
 """The queue pair: the protocol core on a non-blocking TCP socket, driven by the event loop.
 
-One wakeup reads what is there (bounded), hands all completions over in one batch, and sends all that the handler posted
-in one gathered call.  Posts from elsewhere go out once per turn of the loop.
+One wakeup reads what is there (bounded), hands the completions over, and sends in gathered calls what the handler
+posted.  Posts from elsewhere go out once per turn of the loop.  What the first completions of a large batch led to goes
+out before the rest is handed over: else the peer has nothing to do meanwhile, and the two sides work in turns.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from typing import Final
 
 from iser.errors import ConnectionLost, IserError, LocalProtocolError
 from iser.net.sockets import peer_name
-from iser.rdma.api import ProtectionDomain, QpCap, QpState, QueuePair, RdmaRead, RdmaWrite, WorkRequest
+from iser.rdma.api import ProtectionDomain, QpCap, QpState, QueuePair, RdmaRead, RdmaWrite, WorkCompletion, WorkRequest
 from iser.rdma.softiwarp.core import INTERNAL, Core
 from iser.rdma.softiwarp.cq import SoftCompletionQueue
 from iser.rdma.softiwarp.memory import KeyTable
 from iser.rdma.softiwarp.mpa import Agreed, Rtr
 from iser.rdma.softiwarp.options import SoftIwarpOptions
 
-__all__ = ["SoftQueuePair"]
+__all__ = ["HAND_OVER", "SoftQueuePair"]
 
 _log = logging.getLogger("iser.rdma.softiwarp")
 
@@ -30,6 +31,7 @@ RECV_CALLS: Final = 16  # reads per wakeup, so that one busy peer does not starv
 READ_BUDGET: Final = 1 << 20  # bytes read per wakeup, likewise: one call may take as much
 SEND_CALLS: Final = 4  # gathered writes in a row, likewise
 ROUNDS: Final = 4  # rounds of completions and posts in one turn
+HAND_OVER: Final = 8  # completions handed over before what they led to is sent
 PROBE_DELAY: Final = 0.25  # seconds; see _on_readable
 _DRAIN_SIZE: Final = 64 << 10
 
@@ -177,11 +179,15 @@ class SoftQueuePair(QueuePair):
             self._loop = asyncio.get_running_loop()
         self._loop.call_soon(self._scheduled_turn)
 
+    def _send_ahead(self) -> None:
+        """Send what is posted, as far as the socket takes it, before the end of the turn."""
+        if self.core.tx.pending and not self._writer and self._sock is not None:
+            self._flush()
+
     def _send_now(self) -> None:
         """Save a lone request the turn of the loop in which others could join it."""
         self._alone = False
-        if self._sock is not None and not self._writer and self.core.tx.pending:
-            self._flush()
+        self._send_ahead()
         if self.core.rx.completions or self.core.tx.pending or self._phase is not _Phase.RTS or self.core.ended:
             self._schedule()
 
@@ -236,7 +242,10 @@ class SoftQueuePair(QueuePair):
                 if rx.completions:
                     batch = core.take_completions()
                     self._alone = len(batch) == 1
-                    self._cq.deliver(batch)
+                    if len(batch) > HAND_OVER:
+                        self._hand_over(batch)
+                    else:
+                        self._cq.deliver(batch)
                 if self._writer or not core.tx.pending or self._sock is None:
                     if rx.completions:
                         continue
@@ -248,6 +257,16 @@ class SoftQueuePair(QueuePair):
                 self._schedule()
             if self._phase is not _Phase.RTS or core.ended:
                 self._settle()
+
+    def _hand_over(self, batch: list[WorkCompletion]) -> None:
+        """Deliver a large batch in parts, and send what each of them led to before the next."""
+        for end in range(HAND_OVER, len(batch) + HAND_OVER, HAND_OVER):
+            try:
+                self._cq.deliver(batch[end - HAND_OVER : end])
+            except BaseException:
+                self.core.rx.completions[:0] = batch[end:]  # they are still to come
+                raise
+            self._send_ahead()
 
     def _flush(self) -> None:
         sock, core = self._sock, self.core

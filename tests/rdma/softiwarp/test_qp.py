@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import select
 import socket
 import struct
 from dataclasses import replace
@@ -25,7 +26,7 @@ from iser.rdma.api import (
 )
 from iser.rdma.softiwarp import SoftIwarp, SoftIwarpOptions
 from iser.rdma.softiwarp.mpa import FrameReader, MpaInitiator, MpaResponder
-from iser.rdma.softiwarp.qp import SoftQueuePair
+from iser.rdma.softiwarp.qp import HAND_OVER, SoftQueuePair
 from iser.rdma.softiwarp.rx import Receiver
 from tests.rdma.softiwarp.conftest import Run
 from tests.rdma.softiwarp.net import FAST, End, against_a_socket, connected
@@ -109,11 +110,74 @@ def test_completions_come_in_batches_and_never_inside_a_post(run: Run) -> None:
     async def main() -> None:
         async with connected() as (a, b):
             before = a.batches
-            for i in range(10):
+            for i in range(HAND_OVER):
                 a.qp.post_send(Send(i, [memoryview(bytes(10))]))
                 assert not a.log
-            await b.completes(("recv", 9))
+            await b.completes(("recv", HAND_OVER - 1))
             assert a.batches == before + 1
+
+    run(main())
+
+
+async def send_at_once(end: End, other: End, count: int) -> None:
+    """Have ``other`` find ``count`` Sends of a byte in one wakeup."""
+    end.qp.post_send(*[Send(None, [memoryview(bytes([i]))], signaled=False) for i in range(count)])
+    await other.until(lambda: any(wc.wr_id == ("recv", count - 1) for wc in other.log))
+
+
+def test_the_first_answers_to_a_large_batch_leave_before_its_last_completion(run: Run) -> None:
+    async def main() -> None:
+        async with connected(receives=3 * HAND_OVER) as (a, b):
+            arrived = []
+
+            def answer(wc: WorkCompletion) -> None:
+                if wc.opcode is WcOpcode.RECV and wc.status is WcStatus.SUCCESS:
+                    arrived.append(has_come(a))
+                    b.qp.post_send(Send(None, [memoryview(b"answer")], signaled=False))
+
+            b.handler = answer
+            await send_at_once(a, b, 3 * HAND_OVER)
+            assert arrived == [False] * HAND_OVER + [True] * 2 * HAND_OVER
+            await a.completes(("recv", 3 * HAND_OVER - 1))
+
+    run(main())
+
+
+def has_come(end: End) -> bool:
+    """Are there bytes in the socket of ``end``?"""
+    assert end.qp._sock is not None
+    return bool(select.select((end.qp._sock,), (), (), 0)[0])
+
+
+@pytest.mark.parametrize("what", ["abort", "disconnect", "failure"])
+@pytest.mark.parametrize("at", [0, HAND_OVER - 1, HAND_OVER, 2 * HAND_OVER])
+def test_each_completion_of_a_large_batch_is_handed_over_once_whatever_a_handler_does(
+    run: Run, what: str, at: int
+) -> None:
+    async def main() -> None:
+        seen: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context["exception"]))
+        async with connected(receives=4 * HAND_OVER) as (a, b):
+
+            def act(wc: WorkCompletion) -> None:
+                b.qp.post_send(Send(None, [memoryview(b"answer")], signaled=False))
+                if wc.wr_id != ("recv", at):
+                    return
+                if what == "abort":
+                    b.qp.abort(ConnectionLost("no"))
+                elif what == "disconnect":
+                    b.qp.disconnect()
+                else:
+                    raise ZeroDivisionError
+
+            b.handler = act
+            await send_at_once(a, b, 3 * HAND_OVER)
+            a.qp.disconnect()
+            await b.over()
+            await b.completes(("recv", 4 * HAND_OVER - 1))
+        receives = [wc.wr_id for wc in b.log if wc.opcode is WcOpcode.RECV]
+        assert receives == [("recv", number) for number in range(4 * HAND_OVER)]
+        assert [type(error) for error in seen] == [ZeroDivisionError] * (what == "failure")
 
     run(main())
 
