@@ -9,6 +9,8 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/iser demo
 
+# Hundreds of processes start in the tests, so bytecode is kept also where the environment says otherwise.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --dist loadgroup
 
