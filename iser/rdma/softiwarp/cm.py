@@ -10,7 +10,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from iser.errors import ConnectionFailed, ConnectionRejected, IserError, MpaError, TerminateError, UsageError
+from iser.errors import ConnectionFailed, ConnectionRejected, MpaError, TerminateError, UsageError
 from iser.net.sockets import Address, SockAddress, addresses_of, bind, dial, resolve
 from iser.rdma.api import (
     ConnectionInfo,
@@ -21,6 +21,7 @@ from iser.rdma.api import (
     Provider,
     QueuePair,
 )
+from iser.rdma.arrivals import Arrivals, PendingRequest
 from iser.rdma.softiwarp.device import SoftDevice
 from iser.rdma.softiwarp.mpa import Agreed, FrameReader, MpaFrame, MpaInitiator, MpaResponder
 from iser.rdma.softiwarp.options import MIN_SEGMENT, SoftIwarpOptions
@@ -150,8 +151,8 @@ class SoftIwarp(Provider):
         _ours(qp).attach(sock, agreed, self._segment(sock), initiator=False)
 
 
-class SoftConnectRequest(ConnectRequest):
-    """See :class:`iser.rdma.api.ConnectRequest`.  ``answered`` is set once it is accepted, refused or dropped."""
+class SoftConnectRequest(PendingRequest):
+    """See :class:`iser.rdma.api.ConnectRequest`."""
 
     def __init__(self, provider: SoftIwarp, sock: socket.socket, responder: MpaResponder) -> None:
         self.device = provider.device
@@ -217,11 +218,10 @@ class SoftListener(Listener):
         self.address = (host, port)
         self._provider = provider
         self._sock = sock
-        self._on_request = on_request
+        self._arrivals = Arrivals(on_request, self._release, _log)
         self._loop = asyncio.get_running_loop()
         self._pending = 0
         self._handshakes: set[asyncio.Task[None]] = set()
-        self._requests: set[asyncio.Task[None]] = set()
         self._listening = False
         self._closed = False
         self._listen()
@@ -264,29 +264,7 @@ class SoftListener(Listener):
         if request is None:
             self._release()
             return
-        task = self._loop.create_task(self._ask(request))
-        self._requests.add(task)
-        task.add_done_callback(self._requests.discard)
-        # A user that never answers holds a place; one that serves the connection in the same task does not.
-        waiter = self._loop.create_task(self._await_answer(request))
-        self._requests.add(waiter)
-        waiter.add_done_callback(self._requests.discard)
-
-    async def _await_answer(self, request: SoftConnectRequest) -> None:
-        await request.answered.wait()
-        self._release()
-
-    async def _ask(self, request: SoftConnectRequest) -> None:
-        host, port = request.info.remote_address
-        try:
-            await self._on_request(request)
-        except IserError as error:
-            _log.info("connection from %s:%s: %s", host, port, error)
-        except Exception:
-            _log.exception("the handler of the connection from %s:%s failed", host, port)
-        if not request.answered.is_set():
-            with contextlib.suppress(UsageError):
-                await request.reject()
+        self._arrivals.hand_over(request)
 
     def _release(self) -> None:
         self._pending -= 1

@@ -27,6 +27,7 @@ from iser.rdma.api import (
     Provider,
     QueuePair,
 )
+from iser.rdma.arrivals import Arrivals, PendingRequest
 from iser.rdma.verbs.constants import QPS_RTR, QPS_RTS, CmEventType
 from iser.rdma.verbs.device import VerbsDevice
 from iser.rdma.verbs.events import CmId, EventChannel
@@ -234,8 +235,8 @@ class _Attempt:
         raise _failure(event, self._where)
 
 
-class VerbsConnectRequest(ConnectRequest):
-    """See :class:`iser.rdma.api.ConnectRequest`.  ``answered`` is set once it is accepted, refused or dropped."""
+class VerbsConnectRequest(PendingRequest):
+    """See :class:`iser.rdma.api.ConnectRequest`."""
 
     device: VerbsDevice
 
@@ -316,9 +317,8 @@ class VerbsListener(Listener):
         self.address = (host, provider.library.source_port(cm.pointer))
         self._provider = provider
         self._cm = cm
-        self._on_request = on_request
+        self._arrivals = Arrivals(on_request, self._release, log)
         self._pending = 0
-        self._requests: set[asyncio.Task[None]] = set()
         cm.handle(self._on_event)
 
     def _on_event(self, event: CmEvent) -> None:
@@ -339,11 +339,7 @@ class VerbsListener(Listener):
             cm.destroy()
             return
         self._pending += 1
-        loop = asyncio.get_running_loop()
-        for work in (self._ask(request), self._await_answer(request)):
-            task = loop.create_task(work)
-            self._requests.add(task)
-            task.add_done_callback(self._requests.discard)
+        self._arrivals.hand_over(request)
 
     def _gone(self, event: CmEvent) -> None:
         if event.type is CmEventType.DEVICE_REMOVAL:
@@ -352,21 +348,8 @@ class VerbsListener(Listener):
         else:
             log.info("portal %s:%d: %s", *self.address, event.type.name)
 
-    async def _await_answer(self, request: VerbsConnectRequest) -> None:
-        await request.answered.wait()
+    def _release(self) -> None:
         self._pending -= 1
-
-    async def _ask(self, request: VerbsConnectRequest) -> None:
-        host, port = request.info.remote_address
-        try:
-            await self._on_request(request)
-        except IserError as error:
-            log.info("connection from %s:%s: %s", host, port, error)
-        except Exception:
-            log.exception("the handler of the connection from %s:%s failed", host, port)
-        if not request.answered.is_set():
-            with contextlib.suppress(UsageError):
-                await request.reject()
 
     async def close(self) -> None:
         self._cm.destroy()
