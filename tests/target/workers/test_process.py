@@ -134,6 +134,7 @@ async def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) ->
     async with started(tmp_path) as (process, portals):
         workers = await pids(tmp_path)
         process.kill()
+        await process.wait()  # it has the listening sockets too
         await until(lambda: all(map(gone, workers)))
         assert all(map(gone, workers))
         with pytest.raises(ConnectionRefusedError):
