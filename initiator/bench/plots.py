@@ -60,6 +60,7 @@ def draw_all(result: Result, folder: Path) -> dict[str, str]:
             for suffix in ("png", "svg"):
                 metadata = {"Date": None} if suffix == "svg" else {}
                 figure.savefig(folder / f"{name}.{suffix}", dpi=_PNG_DPI, metadata=metadata)
+                figure.set_layout_engine("none")  # it is laid out now, for both
             drawn[name] = title
     return drawn
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from iser.sg import SgList
 
-__all__ = ["Arena", "carve", "pieces"]
+__all__ = ["Arena", "carve", "pieces", "spans"]
 
 
 @dataclass
@@ -45,3 +45,7 @@ def pieces(unit: int = 1, most: int = 12) -> st.SearchStrategy[list[tuple[int, i
         return spans
 
     return gaps.map(lay).flatmap(st.permutations)
+
+
+#: Spans of every kind.
+spans = st.one_of(pieces(1), pieces(512), pieces(4096, 4), st.just([(123, 4567)]))

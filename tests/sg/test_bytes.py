@@ -11,41 +11,12 @@ from hypothesis import strategies as st
 
 from iser.errors import ResourceError, TerminateError
 from iser.rdma.softiwarp.memory import REMOTE_READ, REMOTE_WRITE, SoftMemoryRegion
-from iser.sg import STRATEGY_NAMES, Direction, Planner, Registration, SgList
-from iser.sg.strategies import Resources
-from iser.sg.strategies.multi_mr import MultiMr
-from iser.sg.strategies.split import runs
-from tests.sg.devices import domain, planner
-from tests.sg.lists import Arena, pieces
+from iser.sg import STRATEGY_NAMES, Direction, SgList
+from tests.sg.devices import carry_out, end, planner, remote
+from tests.sg.lists import Arena, spans
 
 SIZE = 1 << 20
-spans = st.one_of(pieces(1), pieces(512), pieces(4096, 4), st.just([(123, 4567)]))
 strategies = st.sampled_from(STRATEGY_NAMES)
-
-
-def carry_out(registration: Registration) -> SoftMemoryRegion:
-    """Do what the RNIC does with the posted work."""
-    region = registration.region
-    assert isinstance(region, SoftMemoryRegion)
-    for work in registration.work:
-        region.register(work)
-    return region
-
-
-def end(plan: Planner, registration: Registration, arrived: int) -> None:
-    region = registration.region
-    assert isinstance(region, SoftMemoryRegion)
-    if not registration.long_lived:
-        region.invalidate()
-    plan.release(registration, arrived)
-
-
-def remote(registration: Registration, offset: int, length: int, access: int) -> list[memoryview]:
-    """The memory behind ``length`` bytes that a peer names by key and address."""
-    region = registration.region
-    assert isinstance(region, SoftMemoryRegion)
-    at = region.check(registration.rkey, registration.iova + offset, length, access, region.pd)
-    return region.slices(at, length)
 
 
 @settings(deadline=None, max_examples=60)
@@ -159,55 +130,3 @@ def test_tiny_devices_are_never_asked_for_more_than_they_have(
     for registration in held:
         end(plan, registration, registration.length)
     assert plan.in_use == 0
-
-
-@settings(deadline=None)
-@given(spans, st.integers(1, 12))
-def test_several_keys_cover_the_list_in_order_or_nothing_is_taken(cut: list[tuple[int, int]], limit: int) -> None:
-    pd, attributes = domain()
-    resources = Resources(pd, attributes, limit, 4096, 1 << 20)
-    strategy = MultiMr(resources)
-    arena = Arena()
-    arena.memory[:] = random.Random(1).randbytes(SIZE)
-    sg = SgList.of(arena.cut(cut), writable=True)
-    try:
-        taken = strategy.register(sg, Direction.WRITE)
-    except ResourceError:
-        assert len(runs(sg, 1)) > limit
-        assert resources.page_lists.in_use == 0
-        return
-    for registration in taken:
-        carry_out(registration)
-    assert b"".join(view for each in taken for view in remote(each, 0, each.length, REMOTE_READ)) == sg.gather()
-    assert resources.counters.stags == len(taken) == len(runs(sg, 1))
-    strategy.release(taken)
-    assert resources.page_lists.in_use == 0
-
-
-@pytest.mark.parametrize(("most", "keys"), [(1, 4), (2, 3), (3, 2), (8, 2)])
-def test_several_keys_ask_no_region_to_join_more_pieces_than_the_device_can(most: int, keys: int) -> None:
-    pd, attributes = domain(max_fragments=most)
-    strategy = MultiMr(Resources(pd, attributes, 8, 4096, 1 << 20))
-    arena = Arena()
-    arena.memory[:] = random.Random(2).randbytes(SIZE)
-    pages = [(4096 * place, 4096) for place in (8, 2, 6)]
-    sg = SgList.of(arena.cut([*pages, (4096 * 11 + 1, 100)]), writable=True)
-    taken = strategy.register(sg, Direction.WRITE)
-    for registration in taken:
-        carry_out(registration)
-    assert len(taken) == keys
-    assert b"".join(view for each in taken for view in remote(each, 0, each.length, REMOTE_READ)) == sg.gather()
-
-
-@given(pieces(512), st.sampled_from([512, 4096]))
-def test_stretches_have_no_gap_and_are_whole_sectors_or_the_list_stays_whole(
-    cut: list[tuple[int, int]], sector: int
-) -> None:
-    sg = SgList.of(Arena().cut(cut), writable=True)
-    parts = runs(sg, sector)
-    assert b"".join(part.gather() for part in parts) == sg.gather()
-    if len(parts) > 1:
-        assert all(part.shape.gaps == 0 and part.length % sector == 0 for part in parts)
-        assert len(parts) == sg.shape.gaps + 1
-    else:
-        assert parts == [sg]

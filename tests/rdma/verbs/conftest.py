@@ -21,6 +21,7 @@ from iser.rdma.verbs.options import VerbsOptions
 from iser.rdma.verbs.qp import VerbsQueuePair
 from iser.rdma.verbs.rdmacm import CmEvent
 from tests.rdma.verbs.fakes import FakeContext, FakeEventChannel, FakePyverbs, FakeQP, FakeQPEx
+from tests.rdma.verbs.mlx5 import FakeMlx5
 
 
 class End:
@@ -79,6 +80,15 @@ def device(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> I
     monkeypatch.setattr(opened_module, "load_pyverbs", FakePyverbs)
     monkeypatch.setattr(FakeContext, "pinned", 0)
     yield VerbsDevice("fake0", VerbsOptions(linger_timeout=0.02))
+    assert FakeContext.pinned == 0, "memory stays registered"
+
+
+@pytest.fixture
+def mlx5_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[VerbsDevice]:
+    monkeypatch.setattr(opened_module, "load_pyverbs", FakePyverbs)
+    monkeypatch.setattr(opened_module, "open_mlx5", lambda name: FakeMlx5())
+    monkeypatch.setattr(FakeContext, "pinned", 0)
+    yield VerbsDevice("mlx5_0", VerbsOptions(linger_timeout=0.02))
     assert FakeContext.pinned == 0, "memory stays registered"
 
 
