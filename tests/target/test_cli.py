@@ -13,8 +13,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from iser.pdu import ScsiResponse
 from iser.scsi.cdb import write_blocks
+from target.cli import main
 from tests.target.peer import TARGET, Peer
 
 COMMAND = [sys.executable, "-m", "target.cli"]
@@ -39,19 +42,30 @@ class Result(NamedTuple):
     stderr: str
 
 
-def run_all(*commands: tuple[str, ...]) -> list[Result]:
-    """Run several at a time: most of what each takes is the start of the interpreter."""
-    pipe = subprocess.PIPE
-    running = [subprocess.Popen([*COMMAND, *words], stdout=pipe, stderr=pipe, text=True) for words in commands]
-    results = []
-    for process in running:
-        out, err = process.communicate(timeout=60)
-        results.append(Result(process.returncode, out, err))
-    return results
-
-
 def run(*arguments: str) -> Result:
-    return run_all(arguments)[0]
+    """The command, in a process."""
+    process = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return Result(process.returncode, process.stdout, process.stderr)
+
+
+class Here:
+    """The command in this process, for what ends before it serves: starting an interpreter takes most of the time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str) -> Result:
+        self._monkeypatch.setattr(sys, "argv", ["iser-target", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert isinstance(ended.value.code, int)
+        return Result(ended.value.code, *self._capsys.readouterr())
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    return Here(monkeypatch, capsys)
 
 
 @asynccontextmanager
@@ -151,20 +165,20 @@ async def test_sighup_without_a_file_is_told_and_harmless() -> None:
         assert (await ended(process))[0] == 0
 
 
-def test_check_is_quiet_about_a_good_file_and_has_a_line_for_each_fault(tmp_path: Path) -> None:
+def test_check_is_quiet_about_a_good_file_and_has_a_line_for_each_fault(here: Here, tmp_path: Path) -> None:
     good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
     good.write_text(CONFIG)
     bad.write_text(CONFIG.replace('size = "1M"', 'size = "much"').replace("id = 0", "id = -1"))
-    result, bad_result = run_all(("check", str(good)), ("check", str(bad)))
+    result = here("check", str(good))
     assert (result.returncode, result.stderr) == (0, "")
     assert "1 portals, 1 targets, 1 LUNs" in result.stdout
-    result = bad_result
+    result = here("check", str(bad))
     assert (result.returncode, result.stdout) == (2, "")
     lines = result.stderr.splitlines()
     assert [line.split(": ")[0] for line in lines] == [f"{bad}:9", f"{bad}:11"]
 
 
-def test_faults_of_the_user_are_one_sentence_each(tmp_path: Path) -> None:
+def test_faults_of_the_user_are_one_sentence_each(here: Here, tmp_path: Path) -> None:
     cases = {
         ("serve",): "--memory",
         ("serve", "--memory", "huge"): "--memory",
@@ -173,7 +187,8 @@ def test_faults_of_the_user_are_one_sentence_each(tmp_path: Path) -> None:
         ("serve", str(tmp_path / "none.toml")): "cannot be read",
         ("serve", str(tmp_path / "none.toml"), "--memory", "1M"): "goes without a configuration file",
     }
-    for (arguments, words), result in zip(cases.items(), run_all(*cases), strict=True):
+    for arguments, words in cases.items():
+        result = here(*arguments)
         assert (result.returncode, result.stdout) == (2, ""), arguments
         assert words in result.stderr
         assert len(result.stderr.splitlines()) == 1, result.stderr
@@ -189,8 +204,8 @@ def test_a_port_in_use_is_one_sentence() -> None:
     assert "in use" in result.stderr
 
 
-def test_help_needs_no_configuration() -> None:
-    for result in run_all((), ("--help",), ("serve", "--help")):
+def test_help_needs_no_configuration(here: Here) -> None:
+    for result in (here(), here("--help"), here("serve", "--help"), run("--help")):
         assert "Traceback" not in result.stderr
         assert "serve" in result.stdout + result.stderr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from initiator.bench.plots import PLOTS, STYLES, bandwidth, counts, latency
@@ -23,7 +24,7 @@ def test_a_line_goes_through_what_was_measured(few: Result) -> None:
     assert figure is not None
     assert len(figure.axes) == 2 * 2  # a panel for each shape and direction
     measured = few.find(shape="S8", write=False, strategy="indirect", depth=32, invalidate="remote")
-    lines = [line.get_xydata().tolist() for line in figure.axes[1].get_lines()]
+    lines = [np.asarray(line.get_xydata()).tolist() for line in figure.axes[1].get_lines()]
     assert sorted([each.case.size, each.rate / 1e9] for each in measured) in lines
 
 

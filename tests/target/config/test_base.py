@@ -30,7 +30,7 @@ def test_what_is_not_meant_is_not_taken(table: dict[str, object], words: str) ->
 
 def test_values_stay_as_they_are() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Sample().count = 2  # type: ignore[misc]  # what is tested
+        Sample().count = 2
 
 
 def test_paths_start_from_the_folder_of_the_file() -> None:
