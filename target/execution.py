@@ -246,6 +246,8 @@ class Execution:
             return
         backend = plan.lu.backend
         views = backend.views(plan.offset, length)
+        if views is None and self._datamover.blind:
+            views = backend.lend(plan.offset, length)
         if views is not None:
             self._datamover.put_data(bhs.itt, views, 0, 0, notify=False)
             self._answer(task, GOOD, plan.length)

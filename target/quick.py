@@ -139,6 +139,8 @@ class QuickWay:
         started = perf_counter_ns()
         views = unit.backend.views(lba << unit.shift, length)
         sn = 0
+        if views is None and datamover.blind:
+            views = unit.backend.lend(lba << unit.shift, length)
         if views is None:
             staged = self._execution.read_at_once(unit.backend, lba << unit.shift, length)
             if staged is None:

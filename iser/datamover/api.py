@@ -160,8 +160,11 @@ class QuickPath(Protocol):
     """What a target's datamover may offer besides its primitives: a way for plain commands that makes no objects.
 
     ``quick_limit`` is the most bytes that :meth:`quick_read` takes, 0 for none.  Both answers are those of the command
-    that :data:`QuickStart` is called for, and end it.
+    that :data:`QuickStart` is called for, and end it.  ``blind`` is that of :class:`TargetDatamover`.
     """
+
+    @property
+    def blind(self) -> bool: ...
 
     @property
     def quick_limit(self) -> int: ...
@@ -190,6 +193,8 @@ class TargetDatamover(Datamover):
 
     #: The short way, where there is one.
     quick: QuickPath | None = None
+    #: Does it pass what it puts on to the kernel without looking at a byte?
+    blind = False
 
     @abstractmethod
     def can_put(self, itt: int) -> bool:

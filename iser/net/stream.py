@@ -7,6 +7,7 @@ out in one gathered call.  What is queued at other times goes out once per turn 
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -305,6 +306,9 @@ class Stream:
     # The end
 
     def _lost(self, error: OSError) -> None:
+        if error.errno == errno.EFAULT:  # it was mapped from a file that is shorter now, or cannot be read
+            self.abort(ConnectionLost(f"data for {self.name} was lost on its way to the socket: its file was cut?"))
+            return
         self.abort(ConnectionLost(f"the connection to {self.name} broke: {error.strerror or error}"))
 
     def _on_eof(self) -> None:

@@ -74,6 +74,14 @@ class Backend(ABC):
         del offset, length
         return None
 
+    def lend(self, offset: int, length: int) -> Sequence[memoryview] | None:
+        """The stored bytes themselves, for who passes them on to the kernel without looking at them: that could kill.
+
+        None where they are not to be had so, now or ever; that is for :meth:`readv_now`.
+        """
+        del offset, length
+        return None
+
     def readv_now(self, offset: int, buffers: Sequence[memoryview]) -> bool:
         """As :meth:`readv`, where that takes no waiting.  False where it would, or fails: that is for :meth:`readv`."""
         del offset, buffers

@@ -48,6 +48,9 @@ class _DirectFile(FileBackend):
                 raise UsageError(f"{self.name} has no direct access; use backend = 'file' for it") from error
             raise
 
+    def _map(self) -> None:
+        """The page cache has nothing to do with direct access."""
+
     def _punches(self) -> bool:
         """A device is asked for by the kernel's word: it has no end to punch behind."""
         status = os.fstat(self._fd)

@@ -21,6 +21,7 @@ from iser.errors import BackendError, UsageError
 from target.backends.base import Backend, BackendCap, Extent, Source, check_bounds
 from target.backends.filesystem import in_memory
 from target.backends.holes import file_extents, punch_hole
+from target.backends.pagecache import PageCache, map_file
 
 __all__ = ["DEFAULT_THREADS", "INLINE_LIMIT", "MAX_IOV", "FileBackend", "open_file"]
 
@@ -50,7 +51,7 @@ class FileBackend(Backend):
     Raises UsageError when path, size and file do not fit together, BackendError when the system refuses.
     """
 
-    __slots__ = ("_closed", "_fd", "_inline", "_inline_flags", "_lost", "_pool", "_write_inline")
+    __slots__ = ("_closed", "_fd", "_inline", "_inline_flags", "_lost", "_pages", "_pool", "_write_inline")
 
     def __init__(
         self,
@@ -85,6 +86,11 @@ class FileBackend(Backend):
         self._write_inline = memory  # and writes, too
         self._inline_flags = 0 if memory else os.RWF_NOWAIT
         self._lost: OSError | None = None
+        self._pages = self._map()
+
+    def _map(self) -> PageCache | None:
+        """What is mapped of the file, for :meth:`lend`."""
+        return map_file(self._fd, self.size)
 
     def _open(self, size: int | None) -> int:
         return open_file(self.name, size, read_only=self.read_only)
@@ -105,6 +111,14 @@ class FileBackend(Backend):
         done = self._read_cached(offset, buffers) if self._inline and length <= INLINE_LIMIT else 0
         if done < length:
             await self._run(self._move, os.preadv, offset + done, _skip(buffers, done), 0)
+
+    def lend(self, offset: int, length: int) -> Sequence[memoryview] | None:
+        """See :meth:`Backend.lend`: what the page cache has."""
+        pages = self._pages
+        if pages is None or offset + length > self.size:
+            return None
+        view = pages.lend(offset, length)
+        return None if view is None else (view,)
 
     def readv_now(self, offset: int, buffers: Sequence[memoryview]) -> bool:
         """See :meth:`Backend.readv_now`."""
@@ -158,6 +172,8 @@ class FileBackend(Backend):
             for start in range(offset, end, _PUNCH):
                 await self._run(self._punch, start, min(_PUNCH, end - start))
         finally:
+            if self._pages is not None:
+                self._pages.forget()  # or the next read would fill the hole again
             self.ranges.release(hold)
 
     def _punch(self, offset: int, length: int) -> None:
@@ -184,6 +200,8 @@ class FileBackend(Backend):
         """See :meth:`Backend.resize`.  Growing is sparse; None takes over the present length of the file."""
         self._check_open()
         self.blocks = await self._run(self._resize, size) // self.block_size
+        if self._pages is not None and self._pages.size < self.size:
+            await self._run(self._map_anew)
 
     def _resize(self, size: int | None) -> int:
         found = os.lseek(self._fd, 0, os.SEEK_END)
@@ -195,6 +213,10 @@ class FileBackend(Backend):
                 raise UsageError(f"{self.name} is read-only and has {found} bytes; it cannot grow to {wanted}")
             self._truncate(wanted)
         return wanted
+
+    def _map_anew(self) -> None:
+        """The file has grown; taking down an old mapping may take a while."""
+        self._pages = self._map()
 
     def _truncate(self, size: int) -> None:
         try:
@@ -224,8 +246,13 @@ class FileBackend(Backend):
         try:
             await self._flush()
         finally:
-            await asyncio.to_thread(self._pool.shutdown)
+            await asyncio.to_thread(self._end)
             os.close(self._fd)
+
+    def _end(self) -> None:
+        """Wait for what is running, and take the mapping down, if no answer is still being sent from it."""
+        self._pool.shutdown()
+        self._pages = None
 
     def abandon(self) -> None:
         """Close without a flush, before anything was done."""

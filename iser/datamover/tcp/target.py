@@ -327,6 +327,7 @@ class TcpTarget(TcpEndpoint, TargetDatamover):
     def _segments(self, params: NegotiatedParameters) -> tuple[int, int]:
         segment = params.max_recv_data_segment_length_initiator
         digests = _CRC32C in {params.header_digest, params.data_digest}
+        self.blind = params.data_digest != _CRC32C
         self.quick_limit = 0 if digests else min(segment, params.max_burst_length)
         return params.max_recv_data_segment_length_target, segment
 
