@@ -14,7 +14,7 @@ from initiator.session import Session
 from initiator.url import Portal
 from iser.datamover import IserInitiator, IserInitiatorOptions
 from iser.datamover.tcp import TcpInitiator
-from iser.errors import ConnectionFailed, LoginError
+from iser.errors import ConnectionFailed, IserError, LoginError
 from iser.login import (
     ALL_TARGETS,
     InitiatorLogin,
@@ -125,7 +125,9 @@ async def _attempt(
         datamover = await _connect_iser(provider or await make_provider(portal, options), portal, session, options)
     try:
         await session.log_in(datamover)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, IserError) and portal.transport == "iser":  # a TCP target notices the connection's end
+            await session.break_off_login()
         await datamover.close()
         raise
     if not discovery and portal.transport == "iser":

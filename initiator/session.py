@@ -32,9 +32,10 @@ from iser.pdu import (
     decode_bhs,
 )
 
-__all__ = ["LINGER", "LOGOUT_TIMEOUT", "MAX_GRACE", "Session"]
+__all__ = ["BREAK_OFF", "LINGER", "LOGOUT_TIMEOUT", "MAX_GRACE", "Session"]
 
 LOGOUT_TIMEOUT: Final = 5.0  # seconds for the answer to a logout
+BREAK_OFF: Final = 1.0  # seconds for a target to refuse the rest of a login that we break off
 LINGER: Final = 0.1  # seconds that a target has to close the connection itself after a logout
 MAX_GRACE: Final = 10.0  # seconds that commands have left when the target asks for a logout
 
@@ -80,6 +81,13 @@ class Session(Commands):
         if not self._ended:
             self._send_login(self._login.start())
         await self._logged_in
+
+    async def break_off_login(self) -> None:
+        """After a login that failed on our side: have the target end it, too, for one that would not notice."""
+        request = None if self._ended else self._login.break_off()
+        if request is not None:
+            self._datamover.send_control(request)
+            await asyncio.wait((self._closed,), timeout=BREAK_OFF)
 
     def _send_login(self, request: Pdu) -> None:
         if self._login.request_is_final:

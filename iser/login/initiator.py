@@ -23,6 +23,8 @@ __all__ = ["InitiatorLogin", "InitiatorLoginConfig"]
 
 _VERSION: Final = 0  # the one version of iSCSI
 _ISID_LENGTH: Final = 6
+_FINAL: Final = LOGIN_TRANSIT | Stage.FULL_FEATURE
+_NO_PAIR: Final = b"break-off\0"  # no key=value: every target has to refuse it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,7 @@ class InitiatorLogin:
             leading=not config.tsih,
             base=config.session_params,
         )
+        self._awaited = False  # whether the target waits for our next request
         self.failed = False
         self.redirect: TargetAddress | None = None
         """Where the target has moved, after a :class:`LoginError` of class 1."""
@@ -142,10 +145,21 @@ class InitiatorLogin:
         """
         if self.done or self.failed or not self._requests:
             raise LocalProtocolError("no login response is awaited; start a login first, and hand later PDUs on")
-        self.failed = True
+        self.failed, self._awaited = True, False
         request = self._answer(pdu)
         self.failed = False
         return request
+
+    def break_off(self) -> Pdu | None:
+        """A request that the target has to refuse, where it waits for one and the login has failed on our side.
+
+        LIO does not notice that an iSER connection ends between two requests of a login: its portal group stays with
+        that login for ever and takes no other.
+        """
+        if not (self.failed and self._awaited) or self._requests >= MAX_LOGIN_PDUS:
+            return None
+        self._awaited = False
+        return self._request(_NO_PAIR, self._stage << LOGIN_CSG_SHIFT)
 
     def _answer(self, pdu: Pdu) -> Pdu | None:
         response = pdu.bhs
@@ -153,6 +167,7 @@ class InitiatorLogin:
             raise PduError(f"the target sent a {type(response).__name__} during login")
         if response.status_class:
             raise self._refused(pdu, response)
+        self._awaited = response.flags & _FINAL != _FINAL
         flags = self._check_header(response)
         if self._text.sending:
             if pdu.data or flags.more or flags.nsg is not None:

@@ -32,7 +32,7 @@ __all__ = ["Guest", "Task", "main"]
 
 SIZES: Final = (512, 4096, 64 << 10, 1 << 20, 8 << 20)
 _FEATURE_SECONDS: Final = 60.0
-_KILL_SECONDS: Final = 30.0
+_KILL_SECONDS: Final = 15.0
 _FUNCTIONS: Final = {
     Feature.ABORT_TASK_SET: TaskManagementFunction.ABORT_TASK_SET,
     Feature.CLEAR_TASK_SET: TaskManagementFunction.CLEAR_TASK_SET,

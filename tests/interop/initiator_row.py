@@ -62,6 +62,7 @@ class InitiatorRow:
 
     @feature(Feature.CHAP)
     async def test_chap_both_ways(self, peer: TargetPeer, notes: Notes) -> None:
+        await asyncio.to_thread(peer.guard)
         notes.add(await check_chap(peer.connect_guarded, both_only=peer.must_prove_itself, tries=peer.login_tries))
 
     @feature(Feature.CAPACITY)
@@ -215,8 +216,8 @@ class InitiatorRow:
         load = run_load(lun, writing=not victim.cut_note)
         notes.add(victim.cut_note)
         await asyncio.sleep(0.2)
+        await victim.kill()
         try:
-            await victim.kill()
             await all_lost(load, lun)
         finally:
             await asyncio.to_thread(victim.start)

@@ -14,7 +14,9 @@ from tests.interop.lists import check_blocks
 from tests.interop.peers.base import CHAP, MUTUAL, Connect
 from tests.interop.peers.slow import SLOW_SECONDS
 
-__all__ = ["DEPTH", "REFUSALS", "all_lost", "cancel_writes", "check_chap", "end_reads", "run_load"]
+__all__ = [
+    "BOTH_WAYS", "DEPTH", "REFUSALS", "WRONG", "all_lost", "cancel_writes", "check_chap", "end_reads", "run_load",
+]  # fmt: skip
 
 DEPTH: Final = 32
 #: Answers of a target that does not offer a function.
@@ -23,6 +25,10 @@ REFUSALS: Final = (
     TaskManagementResponseCode.AUTHORIZATION_FAILED,
     TaskManagementResponseCode.FUNCTION_REJECTED,
 )
+#: Options of a login with CHAP one way and both ways, and a secret that is wrong.
+_ONE_WAY: Final = {"user": CHAP[0], "password": CHAP[1], "chap": "md5"}
+BOTH_WAYS: Final = _ONE_WAY | {"target_user": MUTUAL[0], "target_password": MUTUAL[1]}
+WRONG: Final = "no" * 8
 _END_SECONDS: Final = 30.0  # until a lost connection must have been noticed
 _TRY_SECONDS: Final = 10.0  # for a login that may hang
 _CANCEL_AFTER: Final = (0.0, 0.002, 0.02)  # seconds
@@ -84,17 +90,17 @@ async def check_chap(connect: Connect, *, both_only: bool, tries: int = 1) -> st
 
     ``tries`` is how often one login may hang, and be tried again, with a peer that loses requests.
     """
-    one_way = {"user": CHAP[0], "password": CHAP[1], "chap": "md5"}
-    both = one_way | {"target_user": MUTUAL[0], "target_password": MUTUAL[1]}
-    for options in (both,) if both_only else (one_way, both):
+    for options in (BOTH_WAYS,) if both_only else (_ONE_WAY, BOTH_WAYS):
         async with await _patiently(connect, options, tries) as lun:
             await check_blocks(lun, 4096, 0, seed=6)
-    for bad in ({}, one_way | {"password": "no" * 8}, both | {"target_password": "no" * 8}):
+    for bad in ({}, _ONE_WAY | {"password": WRONG}, BOTH_WAYS | {"target_password": WRONG}):
         try:
             async with await _patiently(connect, bad, tries):
                 raise AssertionError(f"the target took a login with {sorted(bad)}, one of them wrong")
         except (LoginError, ConnectionLost):  # LIO closes before its status has left
             pass
+    async with await _patiently(connect, BOTH_WAYS, tries):  # none of these has done harm
+        pass
     return "MD5; none, and a wrong secret of either side, is refused"
 
 

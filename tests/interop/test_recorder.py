@@ -17,7 +17,8 @@ from tests.interop.known import KNOWN_FAULTS
 from tests.interop.matrix import Fabric, Feature, Row
 from tests.interop.recorder import Notes, NotOffered, NotShown, feature, peer_fault
 
-KNOWN_FAULTS["peer", Feature.NOP] = "a known fault"
+KNOWN_FAULTS["peer", Feature.NOP, Fabric.IWARP] = "a known fault"
+KNOWN_FAULTS["peer", Feature.LOGOUT, Fabric.ROCE] = "a fault over another fabric"
 
 @pytest.fixture
 def notes():
@@ -45,6 +46,10 @@ class TestRow:
     @feature(Feature.NOP)
     def test_known(self):
         raise ValueError("as we know")
+
+    @feature(Feature.LOGOUT)
+    def test_known_elsewhere(self):
+        raise ValueError("news")
 
     @feature(Feature.COLD_RESET)
     def test_not_offered(self):
@@ -86,7 +91,8 @@ def test_each_outcome_becomes_its_cell(tmp_path: Path, options: tuple[str, ...])
         "capacity": ["fail", "ValueError: wrong size"],
         "512 B to 8 MiB": ["fail", "RuntimeError: no disk"],
         "NOP": ["known peer fault", "a known fault"],
+        "logout": ["fail", "ValueError: news"],
         "TARGET COLD RESET": ["not offered", "the peer says no"],
     }
     assert found["faults"] == [["a race", False, "0 of 20"], ["a bug", True, ""]]
-    assert "1 failed, 4 passed, 1 xfailed, 1 error" in done.stdout
+    assert "2 failed, 4 passed, 1 xfailed, 1 error" in done.stdout

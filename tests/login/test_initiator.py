@@ -21,6 +21,8 @@ from tests.login.peers import (
     TARGET,
     TSIH,
     Directory,
+    Password,
+    PasswordTarget,
     flags_of,
     initiator_config,
     response,
@@ -258,6 +260,42 @@ def test_limit_of_exchanges() -> None:
         assert login.receive(response(0x04)) is not None
     with pytest.raises(PduError, match=str(MAX_LOGIN_PDUS)):
         login.receive(response(0x04))
+    assert login.break_off() is None
+
+
+def test_a_login_that_the_target_waits_in_is_broken_off_by_a_request_that_it_refuses() -> None:
+    login = InitiatorLogin(initiator_config(), Password("secret", mutual=True))
+    target = target_login(auth=PasswordTarget("secret", proof="another"))
+    with pytest.raises(LoginError):
+        run(login, target)
+    request = login.break_off()
+    assert request is not None
+    assert target.receive(request).bhs.status_class == 2  # type: ignore[union-attr]  # a Login Response
+    assert target.failed
+    assert login.break_off() is None
+
+
+@pytest.mark.parametrize(
+    "pdu",
+    [
+        response(0x04, status_class=2, status_detail=1),  # it has refused by itself
+        response(FINISH),  # it takes the login for complete
+        Pdu(NopIn()),
+    ],
+)
+def test_a_login_that_the_target_does_not_wait_in_is_not_broken_off(pdu: Pdu) -> None:
+    login = started()
+    assert login.break_off() is None
+    with pytest.raises((LoginError, NegotiationError, PduError)):
+        login.receive(pdu)
+    assert login.break_off() is None
+
+
+def test_a_login_that_the_target_refuses_at_its_second_request_is_not_broken_off() -> None:
+    login = InitiatorLogin(initiator_config(), Password("wrong"))
+    with pytest.raises(LoginError):
+        run(login, target_login(auth=PasswordTarget("secret")))
+    assert login.break_off() is None
 
 
 @pytest.mark.parametrize(

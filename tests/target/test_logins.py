@@ -92,6 +92,13 @@ async def test_chap_both_ways(scheme: str, algorithm: str, caplog: pytest.LogCap
         assert secret.encode().hex() not in caplog.text
 
 
+async def test_over_iser_a_target_that_is_not_believed_ends_the_login_too() -> None:
+    async with serving(config(**tables("iser", {"initiator": "*", "chap": ["alice"], "mutual": "us"}))) as (server, _):
+        both = {"user": "alice", "password": ALICE, "target_user": "disk", "target_password": "not the target's"}
+        await refused(server, 0x0201, **both)
+        assert server.registry.counters.refused == {"0200": 1}
+
+
 async def test_a_target_that_should_prove_itself_and_cannot_is_refused() -> None:
     async with serving(config(**tables("iscsi", {"initiator": "*", "chap": ["alice"]}))) as (server, _):
         options: dict[str, Any] = {"user": "alice", "password": ALICE, "target_user": "disk", "target_password": US}

@@ -51,7 +51,7 @@ class TargetPeer(ABC):
     spares_commands = ""
     #: Address that leads to it.
     portal: str
-    #: Name and address of a second target, with the same disk, that wants CHAP.
+    #: Name and address of a second target, with the same disk, that wants CHAP; see :meth:`guard`.
     guarded: tuple[str, str]
     #: Whether a target that can prove itself lets nobody in who does not ask for that.
     must_prove_itself = False
@@ -111,6 +111,9 @@ class TargetPeer(ABC):
     async def kill(self) -> None:
         """End at once, as a crash would; connections do not end in good order.  Raises LabError."""
         await self.lab.arun(self.kill_script, seconds=self.kill_seconds)
+
+    def guard(self) -> None:  # noqa: B027 - most peers have nothing to do
+        """Have ``guarded`` ready for another series of logins.  Raises LabError."""
 
     @property
     @abstractmethod

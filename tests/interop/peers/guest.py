@@ -60,15 +60,20 @@ def our_tables(name: str) -> str:
 
 
 class GuestProcess:
-    """Our target as a process in the guest, with one portal on a device of its."""
+    """Our target as a process in the guest, with one portal on a device of its.
 
-    def __init__(self, lab: Machine, address: str, port: int, tables: str) -> None:
+    ``tables`` is the rest of the configuration, ``keys`` what stands before the first table.
+    """
+
+    def __init__(
+        self, lab: Machine, address: str, port: int, tables: str, keys: str = "", provider: str = "verbs"
+    ) -> None:
         self.lab = lab
         self._inside = f"{address}:{port}"
         self._file = f"/run/verbs-{port}"
-        portal = f'[portal.lab]\nlisten = "iser://{address}:{port}"\n[rnic]\nprovider = "verbs"\n'
+        portal = f'[portal.lab]\nlisten = "iser://{address}:{port}"\n[rnic]\nprovider = "{provider}"\n'
         self.start_script = _START.format(
-            file=self._file, config=portal + tables, project=PROJECT, python=lab.build.python,
+            file=self._file, config=keys + portal + tables, project=PROJECT, python=lab.build.python,
             secrets=" ".join(f"{name}={value}" for name, value in SECRETS.items()),
         )  # fmt: skip
         self.kill_script = f"kill -9 $(cat {self._file}.pid)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Final
 
 from tests.interop.peers.base import CHAP, MUTUAL, TargetPeer
@@ -12,24 +13,11 @@ __all__ = ["Lio"]
 
 _ROOT: Final = "/sys/kernel/config/target"
 
-_START: Final = """
+_GUARD_PORTS: Final = itertools.count(3400)
+#: Defines ``make``: a target with LUN 0, all that a session of ours needs, at a port; the name and the port are given.
+_MAKE: Final = """
 set -e
-{make_slow}
-modprobe -a target_core_mod target_core_iblock iscsi_target_mod ib_isert
-ip netns list | grep -q '^lio' || ip netns add lio
 lun={root}/core/{disk}
-if [ ! -d $lun ]; then
-  mkdir -p $lun
-  echo rd_pages={pages} >$lun/control
-  echo 1 >$lun/enable
-fi
-slow={root}/core/iblock_0/slow
-if [ ! -d $slow ]; then
-  mkdir -p $slow
-  echo udev_path={slow} >$slow/control
-  echo 1 >$slow/enable
-fi
-# Makes a target with LUN 0, all that a session of ours needs, at a port; the name and the port are given.
 make() {{
   target={root}/iscsi/$1/tpgt_1
   mkdir -p $target/lun/lun_0
@@ -42,21 +30,38 @@ make() {{
     echo ${{attribute#*=}} >$target/attrib/${{attribute%=*}}
   done
 }}
+"""
+_START: Final = """
+{make_slow}
+modprobe -a target_core_mod target_core_iblock iscsi_target_mod ib_isert
+ip netns list | grep -q '^lio' || ip netns add lio
+if [ ! -d $lun ]; then
+  mkdir -p $lun
+  echo rd_pages={pages} >$lun/control
+  echo 1 >$lun/enable
+fi
+slow={root}/core/iblock_0/slow
+if [ ! -d $slow ]; then
+  mkdir -p $slow
+  echo udev_path={slow} >$slow/control
+  echo 1 >$slow/enable
+fi
 if [ ! -d {root}/iscsi/{name} ]; then
   make {name} {port}
   mkdir $target/lun/lun_1
   ln -s $slow $target/lun/lun_1/disk
 fi
 echo 1 >{root}/iscsi/{name}/tpgt_1/enable
-if [ ! -d {root}/iscsi/{name}.guarded ]; then
-  make {name}.guarded {guarded}
-  echo 1 >$target/attrib/authentication # what follows is taken with a newline, if there is one
-  echo -n {user} >$target/auth/userid
-  echo -n {secret} >$target/auth/password
-  echo -n {target_user} >$target/auth/userid_mutual
-  echo -n {target_secret} >$target/auth/password_mutual
-  echo 1 >$target/enable
-fi
+"""
+_GUARD: Final = """
+make {name} {port}
+echo 1 >$target/attrib/authentication
+# What follows is taken with a newline, if there is one.
+echo -n {user} >$target/auth/userid
+echo -n {secret} >$target/auth/password
+echo -n {target_user} >$target/auth/userid_mutual
+echo -n {target_secret} >$target/auth/password_mutual
+echo 1 >$target/enable
 """
 
 
@@ -66,29 +71,43 @@ class Lio(TargetPeer):
     #: LIO up to 6.1.176 answers the login before the session is complete; a write right then may loop for ever.
     settle_seconds = 0.5
     must_prove_itself = True
-    #: A portal takes one login at a time, and gives one that got stuck 15 seconds.
-    login_tries = 2
     kill_seconds = 10.0
     cut_note = "with reads in flight only; see the faults of LIO"
+    guarded_port: int
 
     def __init__(self, lab: Machine, name: str = "lio", port: int = 3264) -> None:
         super().__init__(lab)
         self.name = f"iqn.2026-11.lab:{name}"
         self.port = port
         self._disk = f"rd_mcp_0/{name}"
-        self.guarded_port = port + 1
         self.portal = f"127.0.0.1:{lab.forward(self.port)}"
-        self.guarded = f"{self.name}.guarded", f"127.0.0.1:{lab.forward(self.guarded_port)}"
 
     @property
     def start_script(self) -> str:
-        """Make the targets, or enable the first again."""
-        (user, secret), (target_user, target_secret) = CHAP, MUTUAL
-        return _START.format(
-            root=_ROOT, name=self.name, port=self.port, guarded=self.guarded_port, pages=self.size // 4096,
-            disk=self._disk, make_slow=SLOW_SCRIPT, slow=SLOW_PATH, user=user, secret=secret,
-            target_user=target_user, target_secret=target_secret,
+        """Make the target, or enable it again."""
+        start = _START.format(
+            root=_ROOT, name=self.name, port=self.port, pages=self.size // 4096, make_slow=SLOW_SCRIPT, slow=SLOW_PATH,
         )  # fmt: skip
+        return self._make + start
+
+    @property
+    def _make(self) -> str:
+        return _MAKE.format(root=_ROOT, disk=self._disk)
+
+    def guard(self) -> None:
+        """Make the target that wants CHAP; each time another, as LIO never lets go of one whose login was broken off.
+
+        Its name and portal are in ``guarded``.  Raises LabError.
+        """
+        (user, secret), (target_user, target_secret) = CHAP, MUTUAL
+        self.guarded_port = next(_GUARD_PORTS)
+        name = f"{self.name}.guarded-{self.guarded_port}"
+        script = _GUARD.format(
+            name=name, port=self.guarded_port, user=user, secret=secret, target_user=target_user,
+            target_secret=target_secret,
+        )  # fmt: skip
+        self.lab.run(self._make + script)
+        self.guarded = name, f"127.0.0.1:{self.lab.forward(self.guarded_port)}"
 
     @property
     def kill_script(self) -> str:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import pytest
 
-from iser.errors import ConnectionLost
+from initiator.conformance import survey
+from initiator.url import Url
+from iser.errors import ConnectionFailed, ConnectionLost, LoginError
+from iser.login import InitiatorLogin
+from iser.login.auth import AUTH_METHOD
+from iser.login.text import NONE
+from iser.pdu import Stage
 from tests.interop.answers import DECLARATION, answers
 from tests.interop.initiator_row import InitiatorRow
 from tests.interop.lists import check_blocks
-from tests.interop.load import all_lost, run_load
+from tests.interop.load import BOTH_WAYS, WRONG, all_lost, run_load
 from tests.interop.matrix import Fabric, Row
 from tests.interop.peers.lio import Lio
 from tests.interop.recorder import Notes, NotShown, peer_fault
 from tests.lab import CommandFailed, Machine
+
+_PATIENCE: Final = 20.0  # seconds
 
 
 class TestLio(InitiatorRow):
@@ -54,6 +62,32 @@ class TestLio(InitiatorRow):
     @peer_fault("LIO 6.1", "answers NotUnderstood to a declaration, which wants no answer")
     async def test_lio_answers_a_declaration(self, lio: Lio) -> None:
         assert (await answers(lio, **DECLARATION)).get(*DECLARATION) == "NotUnderstood"
+
+    @peer_fault("LIO 6.1", "a login that is broken off between two requests is never over: its target takes no other")
+    async def test_lio_never_lets_go_of_a_login_that_was_broken_off(
+        self, lio: Lio, notes: Notes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await asyncio.to_thread(lio.guard)
+        monkeypatch.setattr(InitiatorLogin, "break_off", lambda login: None)  # what works round it
+        with pytest.raises(LoginError, match="did not prove"):
+            await lio.connect_guarded(**BOTH_WAYS | {"target_password": WRONG})
+        with pytest.raises((ConnectionFailed, ConnectionLost)) as caught:
+            await lio.connect_guarded(**BOTH_WAYS, login_timeout=_PATIENCE)
+        notes.add(f"the next one, which has 15 seconds there: {caught.value}")
+
+    @peer_fault("LIO 6.1", "refuses a login request without text that asks for the next stage")
+    async def test_lio_refuses_a_request_without_text(self, lab: Machine, notes: Notes) -> None:
+        lio = Lio(lab, "lio-empty", 3270)  # one of its own, as it may take no more logins
+        await asyncio.to_thread(lio.start)
+        url = Url.parse(f"iser://{lio.portal}/{lio.name}/{lio.lun}")
+        site = await survey(url, url.connect_options, lio.settle_seconds)
+        async with site.talk() as talk:
+            response = await talk.exchange([*talk.introduction(), (AUTH_METHOD, NONE)], Stage.SECURITY, None)
+            assert response
+            assert (response.status_class, talk.said.pairs[AUTH_METHOD]) == (0, NONE)
+            response = await talk.exchange([], Stage.SECURITY, Stage.OPERATIONAL)
+            notes.add(f"status {talk.said.status:04x}" if response else "it closes the connection")
+            assert response is None or response.status_class
 
     @peer_fault(
         "LIO 6.1 over siw",

@@ -101,6 +101,7 @@ class _WithLio(_VerbsRow):
     def outcomes(cls, lab: Machine, lio: Lio) -> Outcomes:
         """LIO."""
         address, number = _ADDRESSES[cls.row.fabric], list(Fabric).index(cls.row.fabric)
+        lio.guard()
         task = _task(lio, address, lio.port, lio.guarded_port)
         victim = Lio(lab, f"lio-killed-{number}", 3290 + 2 * number)  # it may hang, and shall not take others along
         victim.start()

@@ -41,8 +41,16 @@ class TestSiw:
 
     @peer_fault("siw 6.1", "a read into several buffers succeeds with only the first one filled")
     def test_siw_fills_only_the_first_buffer_of_a_read(self, lab: Machine) -> None:
-        command = f"{lab.build.python} -m tests.interop.guest_siw {GUEST_IWARP}"
-        assert lab.run(f"cd {PROJECT} && {command}", check=False).out.strip() == "[True, False]"
+        assert _guest_siw(lab, "read") == "[True, False]"
+
+    @peer_fault("siw 6.1", "inline data in a Send with Invalidate ends the connection")
+    def test_siw_takes_no_inline_data_with_an_invalidation(self, lab: Machine) -> None:
+        assert _guest_siw(lab, "send") == "[True, False]"
+
+
+def _guest_siw(lab: Machine, work: str) -> str:
+    command = f"{lab.build.python} -m tests.interop.guest_siw {GUEST_IWARP} {work}"
+    return lab.run(f"cd {PROJECT} && {command}", check=False).out.strip()
 
 
 class _KernelRow(KernelRow):
