@@ -54,6 +54,7 @@ class Task:
     guarded: str  # URL
     slow_lun: int
     settle_seconds: float
+    missing_seconds: float
     #: Bash scripts that end the target as a crash would, and start it again.
     kill_script: str
     start_script: str
@@ -88,7 +89,7 @@ class Guest:
     async def _connect(self, url: Url, number: int, options: dict[str, object]) -> Lun:
         settings = url.connect_options.with_changes({"provider": "verbs", **options})
         link = await open_session(url.portal, url.target, settings)
-        await asyncio.sleep(self._task.settle_seconds)
+        await asyncio.sleep(self._task.missing_seconds)
         return await Lun.open(link, number, settings)
 
     async def discovery(self) -> str:

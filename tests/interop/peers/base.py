@@ -76,7 +76,7 @@ class TargetPeer(ABC):
 
     async def _open(self, link: Link, number: int, options: dict[str, Any]) -> Lun:
         try:
-            await asyncio.sleep(self.settle_seconds)
+            await asyncio.sleep(self.missing_seconds)
             return await Lun.open(link, number, self._options(options))
         except BaseException:
             await link.session.close()
@@ -102,6 +102,8 @@ class TargetPeer(ABC):
     cut_note = ""
     #: Seconds that the peer needs between a login and the first command.
     settle_seconds = 0.0
+    #: And how many of them our initiator's own wait lacks where all is emulated.
+    missing_seconds = 0.0
     kill_seconds = 60.0
 
     def start(self) -> None:

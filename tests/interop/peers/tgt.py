@@ -50,7 +50,7 @@ class Tgt(TargetPeer):
     spares_commands = "it lets commands that run end, and answers then"
     port = 3260
     #: tgt takes commands once it has seen that its last login response is out, and closes the connection on one before.
-    settle_seconds = 0.2
+    settle_seconds = missing_seconds = 0.2
 
     def __init__(self, lab: Machine) -> None:
         super().__init__(lab)

@@ -30,7 +30,7 @@ _WAIT_FOR = "while [ ! -e /run/kill-{sign} ]; do sleep 0.1; done; rm /run/kill-{
 Outcomes = dict[str, tuple[str, str]]
 
 #: The same list as the guest works through.
-_FEATURES = [name for name, _ in Guest(Task("iser://guest/iqn.a/0", "", 0, 0, "", "")).features()]
+_FEATURES = [name for name, _ in Guest(Task("iser://guest/iqn.a/0", "", 0, 0, 0, "", "")).features()]
 
 
 def _task(peer: TargetPeer, address: str, port: int, guarded_port: int) -> Task:
@@ -41,6 +41,7 @@ def _task(peer: TargetPeer, address: str, port: int, guarded_port: int) -> Task:
         f"iser://{address}:{guarded_port}/{peer.guarded[0]}/{peer.lun}?{options}",
         peer.slow_lun,
         peer.settle_seconds,
+        peer.missing_seconds,
         peer.kill_script,
         peer.start_script,
         peer.spares_commands,
@@ -168,7 +169,7 @@ class TestSoftiwarp(_VerbsRow):
             killer = threading.Thread(target=_kill_when_asked, args=(lab, target, asked))
             killer.start()
             kill = f"touch /run/kill-please; {_WAIT_FOR.format(sign='done')}"
-            yield _played(lab, Task(f"{url}/0", f"{url}.guarded/0", 1, 0, kill, "true"))
+            yield _played(lab, Task(f"{url}/0", f"{url}.guarded/0", 1, 0, 0, kill, "true"))
             asked.kill()
             killer.join()
 
