@@ -11,6 +11,7 @@ from typing import Any, Final
 from iser.datamover import TargetDatamover
 from iser.errors import BackendError, PduError, UsageError
 from iser.login import NegotiatedParameters
+from iser.net import busy_poll
 from iser.pdu import COMMAND_ATTRIBUTE_MASK, COMMAND_READ, COMMAND_WRITE, FINAL, DataOut, Pdu, ScsiCommand, full_cdb
 from iser.pdu.const import RejectReason
 from iser.scsi.codes import INVALID_INFORMATION_UNIT, LBA_OUT_OF_RANGE, SenseCode
@@ -65,6 +66,7 @@ class Execution:
         self._reads: dict[int, Task] = {}
         self._puts: dict[int, memoryview] = {}
         self._jobs: set[asyncio.Task[None]] = set()
+        self._poll = busy_poll()
 
     def unit(self, lun: int) -> LogicalUnit | None:
         """The logical unit that a LUN field means to this session's initiator."""
@@ -431,7 +433,12 @@ class Execution:
         task.running += 1
         job = asyncio.get_running_loop().create_task(self._guard(task, work))
         self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
+        self._poll.held += 1
+        job.add_done_callback(self._job_done)
+
+    def _job_done(self, job: asyncio.Task[None]) -> None:
+        self._jobs.discard(job)
+        self._poll.held -= 1
 
     async def _guard(self, task: Task, work: Coroutine[Any, Any, None]) -> None:
         """Run ``work``; a backend's fault becomes sense data, and one of ours ends the command and not the session."""

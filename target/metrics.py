@@ -116,6 +116,14 @@ class TargetCollector(Collector):
         yield CounterMetricFamily(
             "iser_target_logins_redirected", "Logins that were sent to the worker of their target.", counters.redirected
         )
+        polls = CounterMetricFamily(
+            "iser_target_polls",
+            "Waits for a request that began with looking out for it (busy_poll_us): won, or lost and then slept.",
+            labels=("result",),
+        )
+        polls.add_metric(("won",), server.busy_poll.won)
+        polls.add_metric(("lost",), server.busy_poll.lost)
+        yield polls
         refused = CounterMetricFamily(
             "iser_target_logins_refused",
             "Logins that failed, by login status in hexadecimal, or timeout, crowded, full.",

@@ -12,7 +12,7 @@ from typing import Final
 
 from iser.errors import BackendError, IserError, UsageError
 from iser.login import LOGIN_DATA_LENGTH, TargetAddress, Wishes
-from iser.net import display
+from iser.net import busy_poll, display, spare_processors
 from iser.rdma.api import ConnectRequest, Provider
 from target.access import AccessPolicy
 from target.closing import close_units, settle
@@ -64,6 +64,7 @@ class TargetServer:
         self.changing = asyncio.Lock()
         self._accepting: set[asyncio.Task[None]] = set()
         self._settings = _settings(limits)
+        self.busy_poll = busy_poll()
         self.stuck: list[str] = []  # backends that had not ended when close() did
 
     @classmethod
@@ -72,6 +73,7 @@ class TargetServer:
         policy = share.policy if share else build_policy(config)
         self = cls(config, policy, await _open_targets(config), share)
         self._provider = provider
+        self._poll_as(config)
         try:
             for name in config.portal:
                 self.open_portals[name] = await self.open_portal(config, name)
@@ -130,6 +132,7 @@ class TargetServer:
         await settle(tasks)
         units = [unit for served in self._targets for unit in served.device.luns.values()]
         self.stuck = await close_units(units)
+        self.busy_poll.window = 0.0
 
     async def reload(self, config: Config) -> list[Change]:
         """Serve ``config`` from now on: see :mod:`target.reload`; returns what has changed.
@@ -154,6 +157,7 @@ class TargetServer:
         self.config = config
         self._targets[:] = targets
         self._settings = _settings(limits)
+        self._poll_as(config)
         self.registry.elsewhere = self.share.elsewhere if self.share else {}
         self.registry.renew(targets, limits.max_sessions, policy, limits.max_sessions_per_initiator)
 
@@ -162,6 +166,11 @@ class TargetServer:
         tasks = [task for connection in connections if (task := self._connections.get(connection))]
         if tasks:
             await asyncio.wait(tasks, timeout=DRAIN_TIMEOUT)
+
+    def _poll_as(self, config: Config) -> None:
+        """Set how long the loop polls: not at all where no processor would be left for initiators and other workers."""
+        spare = spare_processors(config.workers)
+        self.busy_poll.window = config.limits.busy_poll_us / 1e6 if spare else 0.0
 
     async def _drain(self, seconds: float) -> None:
         deadline = asyncio.get_running_loop().time() + seconds

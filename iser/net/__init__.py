@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from iser.net.busypoll import BusyPoll, busy_poll, spare_processors
 from iser.net.listener import TcpListener
 from iser.net.sockets import Address, addresses_of, bind, dial, display, resolve
 from iser.net.stream import Machine, Stream, StreamTimes
 
 __all__ = [
     "Address",
+    "BusyPoll",
     "Machine",
     "Stream",
     "StreamTimes",
     "TcpListener",
     "addresses_of",
     "bind",
+    "busy_poll",
     "dial",
     "display",
     "resolve",
+    "spare_processors",
 ]

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Final, Protocol
 
 from iser.errors import ConnectionLost, IserError
+from iser.net.busypoll import busy_poll
 from iser.net.sockets import peer_name
 
 __all__ = [
@@ -104,6 +105,7 @@ class Stream:
         "_on_end",
         "_paused",
         "_phase",
+        "_poll",
         "_progress",
         "_reason",
         "_scheduled",
@@ -127,6 +129,7 @@ class Stream:
         self._on_end = on_end
         self._times = times or StreamTimes()
         self._loop = asyncio.get_running_loop()
+        self._poll = busy_poll()
         self._phase = _OPEN
         self._reason: IserError | None = None
         self._busy = False  # reading: what is queued goes out at its end
@@ -223,6 +226,8 @@ class Stream:
             self._on_eof()
         elif self._looks and self._look is None:
             self._look = self._loop.call_later(LOOK_DELAY, self._look_again)
+        if self._poll.window:
+            self._poll.served()
 
     def _look_again(self) -> None:
         """Find a reset that came together with data: uvloop calls once for both, and never again.

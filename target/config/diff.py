@@ -23,6 +23,8 @@ _TABLES: Mapping[str, str] = {
     "discovery": "new logins only",
     "access": "new logins only",
 }
+#: Limits that are not of new sessions.
+_LIMITS: Mapping[str, str] = {"max_transfer": "LUNs opened from now on", "busy_poll_us": "every session, at once"}
 _AFTER_RESTART = "nothing before a restart"
 _NONE = "no session"
 
@@ -171,7 +173,7 @@ def _table(name: str, old: BaseModel, new: BaseModel) -> Iterator[Change]:
     for key in type(new).model_fields:
         was, now = getattr(old, key), getattr(new, key)
         if was != now:
-            touches = "LUNs opened from now on" if key == "max_transfer" else _TABLES.get(name, _AFTER_RESTART)
+            touches = _LIMITS.get(key) or _TABLES.get(name, _AFTER_RESTART)
             yield Change("change", f"{name}.{key}", f"{_shown(was)} -> {_shown(now)}", touches)
 
 

@@ -155,7 +155,8 @@ class LimitsConfig(_Model):
     """``[limits]``: of each session, but for those of sessions and logins.
 
     Names and ranges are those of the RFC 7143 keys.  ``max_logins`` bounds the connections that have not logged in yet:
-    one more, and the oldest of them goes.  A login has ``login_timeout`` seconds.
+    one more, and the oldest of them goes.  A login has ``login_timeout`` seconds.  ``busy_poll_us`` is how many
+    microseconds the process looks out for the next request before it sleeps, 0 for not at all.
     """
 
     queue_depth: int = Field(default=64, ge=1, le=1024)
@@ -168,6 +169,7 @@ class LimitsConfig(_Model):
     first_burst_length: Annotated[Size, Field(ge=512, le=(1 << 24) - 1)] = DEFAULT_FIRST_BURST
     max_burst_length: Annotated[Size, Field(ge=512, le=(1 << 24) - 1)] = DEFAULT_MAX_BURST
     max_transfer: Annotated[Size, Field(ge=4096, le=256 << 20)] = 8 << 20
+    busy_poll_us: int = Field(default=200, ge=0, le=1000)
 
 
 class RnicConfig(_Model):

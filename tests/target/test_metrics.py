@@ -102,6 +102,12 @@ async def test_a_lun_keeps_its_counts_by_transport_when_its_sessions_are_over() 
         assert await samples(metrics, "iser_target_logins_total") == {"": 2}
 
 
+async def test_polls_are_seen() -> None:
+    async with measured() as (server, metrics):
+        server.busy_poll.won, server.busy_poll.lost = 30, 2
+        assert await samples(metrics, "iser_target_polls_total") == {"won": 30, "lost": 2}
+
+
 async def test_refused_logins_and_staging_are_seen() -> None:
     async with measured() as (server, metrics):
         with pytest.raises(initiator.LoginError):

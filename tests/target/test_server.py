@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
+import initiator
 from iser.errors import BackendError, ConnectionFailed, ConnectionRejected, LoginError
 from iser.login import Wishes
+from iser.net import busy_poll
 from iser.pdu import FINAL, RESERVED_TAG, NopIn, NopOut, Pdu, ScsiResponse, TextRequest, TextResponse
 from iser.scsi.cdb import write_blocks
 from target import server as server_module
+from target.config import Config
 from target.server import TargetServer
 from target.transport import MAX_DATA_RECEIVES
-from tests.target.peer import TARGET, Peer, config, disk, leave_nothing, served, serving
+from tests.target.peer import TARGET, Peer, config, disk, leave_nothing, served, serving, until
 
 SLOW = {"on": "write", "action": "delay", "count": 9, "seconds": 0.1}
 
@@ -146,3 +149,48 @@ async def test_a_burst_is_no_longer_than_a_full_window_of_it_has_receives() -> N
         each = peer.login.params.first_burst_length / 8192
         assert each >= 1
         assert each * 256 <= MAX_DATA_RECEIVES
+
+
+# Polling before sleeping
+
+
+def polling(microseconds: int, workers: int = 1) -> Config:
+    return config(limits={"busy_poll_us": microseconds}, workers=workers)
+
+
+async def test_it_polls_as_long_as_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "spare_processors", lambda processes: processes < 3)
+    async with serving(config()) as (server, _):
+        assert server.busy_poll.window == pytest.approx(200e-6)
+        assert server.busy_poll is busy_poll()
+        for wanted, window in ((polling(20), 20e-6), (polling(20, workers=2), 20e-6), (polling(20, workers=3), 0.0)):
+            await server.reload(wanted)
+            assert server.busy_poll.window == pytest.approx(window)
+        await server.reload(polling(0))
+        assert server.busy_poll.window == 0
+        await server.reload(config())
+    assert server.busy_poll.window == 0
+
+
+@pytest.mark.parametrize("transport", ["iser", "iscsi"])
+async def test_quick_requests_are_waited_for_awake(monkeypatch: pytest.MonkeyPatch, transport: str) -> None:
+    monkeypatch.setattr(server_module, "spare_processors", lambda _: True)
+    limits, portal = {"busy_poll_us": 1000}, {"p": {"listen": f"{transport}://127.0.0.1:0"}}
+    async with serving(config(limits=limits, portal=portal)) as (server, port):
+        server.busy_poll.window = 0.1  # on a machine that others use, too
+        async with await initiator.connect(f"{transport}://127.0.0.1:{port}/{TARGET}/0") as lun:
+            for _ in range(50):
+                await lun.read(0, 8)
+        assert server.busy_poll.won > 25
+
+
+async def test_nothing_is_polled_while_a_backend_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its threads need the interpreter, which who polls would keep."""
+    monkeypatch.setattr(server_module, "spare_processors", lambda _: True)
+    async with serving(config(target=disk(SLOW))) as (server, port), served(port) as peer:
+        command = asyncio.create_task(peer.command(write_blocks(0, 1), write=bytes(512)))
+        await until(lambda: server.busy_poll.held)
+        assert server.busy_poll.held == 1
+        await command
+        await until(lambda: not server.busy_poll.held)
+        assert server.busy_poll.held == 0

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Final
 
 from iser.errors import ConnectionLost, IserError, LocalProtocolError
+from iser.net.busypoll import busy_poll
 from iser.net.sockets import peer_name
 from iser.rdma.api import ProtectionDomain, QpCap, QpState, QueuePair, RdmaRead, RdmaWrite, WorkCompletion, WorkRequest
 from iser.rdma.softiwarp.core import INTERNAL, Core
@@ -78,6 +79,7 @@ class SoftQueuePair(QueuePair):
         if self._phase is not _Phase.INIT:
             raise LocalProtocolError(f"queue pair {self.name} is {self._phase.value}; create a new one")
         self._loop = asyncio.get_running_loop()
+        self._poll = busy_poll()
         self._sock = sock
         self.name = self.core.name = peer_name(sock)
         self._phase = _Phase.RTS
@@ -201,6 +203,8 @@ class SoftQueuePair(QueuePair):
         # data instead of paying for a second call to the socket each time.
         if self._probes and "probe" not in self._timers and self._sock is not None:
             self._timer("probe", PROBE_DELAY, self._probe)
+        if self._poll.window:
+            self._poll.served()
 
     def _probe(self) -> None:
         self._cancel("probe")

@@ -151,7 +151,7 @@ def test_words() -> None:
             },
             {"name": b, "lun": [{"id": 0, "backend": "memory", "size": 4096}]},
         ],
-        limits={"queue_depth": 8, "max_transfer": "1M"},
+        limits={"queue_depth": 8, "max_transfer": "1M", "busy_poll_us": 0},
     )
     told = f"touches sessions of {a} that see it: told that the LUNs changed"
     capacity = f"touches sessions of {a} that see it: told that the capacity changed"
@@ -168,6 +168,7 @@ def test_words() -> None:
         f"add target {b}: with 1 LUN; touches no session",
         "change limits.queue_depth: 64 -> 8; touches new sessions only",
         "change limits.max_transfer: 8388608 -> 1048576; touches LUNs opened from now on",
+        "change limits.busy_poll_us: 200 -> 0; touches every session, at once",
     ]
 
 

@@ -161,6 +161,8 @@ def test_values_of_every_kind(tmp_path: Path) -> None:
         ("queue_depth = 64", "zzz = 1", "4: limits.zzz: is not a known key; known are queue_depth, max_sessions,"),
         ("queue_depth = 64", "queue_depth = 0", "4: limits.queue_depth: is 0; it has to be at least 1"),
         ("queue_depth = 64", "queue_depth = 9999", "4: limits.queue_depth: is 9999; it has to be at most 1024"),
+        ("queue_depth = 64", "busy_poll_us = -1", "4: limits.busy_poll_us: is -1; it has to be at least 0"),
+        ("queue_depth = 64", "busy_poll_us = 5000", "4: limits.busy_poll_us: is 5000; it has to be at most 1000"),
         ("queue_depth = 64", "queue_depth = '64'", "4: limits.queue_depth: has to be a whole number, not '64'"),
         ("queue_depth = 64", "queue_depth = 6.5", "4: limits.queue_depth: has to be a whole number, not 6.5"),
         ("queue_depth = 64", "immediate_data = 1", "4: limits.immediate_data: has to be true or false, not 1"),
