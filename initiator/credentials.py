@@ -15,7 +15,7 @@ from iser.errors import UsageError
 from iser.login.chap import ChapUser, InitiatorChap, parse_algorithms
 from iser.secret import Secret
 
-__all__ = ["ENV_PASSWORD", "ENV_TARGET_PASSWORD", "ENV_TARGET_USER", "ENV_USER", "make_auth"]
+__all__ = ["ENV_PASSWORD", "ENV_TARGET_PASSWORD", "ENV_TARGET_USER", "ENV_USER", "chap_users", "make_auth"]
 
 ENV_USER: Final = "LIBISCSI_CHAP_USERNAME"
 ENV_PASSWORD: Final = "LIBISCSI_CHAP_PASSWORD"  # noqa: S105 - the name of a variable
@@ -28,6 +28,14 @@ def make_auth(options: ConnectOptions, environment: Mapping[str, str] | None = N
 
     Raises UsageError for a secret that is missing or too short, and for one that serves both directions.
     """
+    users = chap_users(options, environment)
+    return InitiatorChap(*users, parse_algorithms(options.chap)) if users else None
+
+
+def chap_users(
+    options: ConnectOptions, environment: Mapping[str, str] | None = None
+) -> tuple[ChapUser, ChapUser | None] | None:
+    """Whom we prove to be, and who has to prove itself to us; None without a user.  Raises UsageError."""
     around = os.environ if environment is None else environment
     user = _user(options.user, options.password, options.password_file, ENV_USER, ENV_PASSWORD, around)
     target = _user(
@@ -42,7 +50,7 @@ def make_auth(options: ConnectOptions, environment: Mapping[str, str] | None = N
         if target is not None:
             raise UsageError("target_user goes with user: only who proves itself may ask for a proof; set user, too")
         return None
-    return InitiatorChap(user, target, parse_algorithms(options.chap))
+    return user, target
 
 
 def _user(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 
@@ -11,12 +13,17 @@ from initiator.conformance.case import Case, Outcome
 from initiator.conformance.cases import chosen
 from initiator.conformance.output import as_json, as_junit, case_table, console, outcome_table, summary
 from initiator.conformance.runner import CASE_TIMEOUT, run_cases
+from initiator.conformance.site import Site
 from initiator.conformance.survey import survey
 from initiator.conformance.verdict import Verdict
+from initiator.credentials import make_auth
 from initiator.url import Url
-from iser.errors import UsageError
+from iser.errors import LoginError, UsageError
+from iser.login import LoginStatus
 
 __all__ = ["Request", "carry_out"]
+
+_LOGS_IN_OPENLY: Final = "the suite logs in without a password; let its initiator in without one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,40 +58,63 @@ async def carry_out(request: Request) -> bool:
     url = Url.parse(request.url)
     if url.portal.transport != "iser":
         raise UsageError(f"{url}: the suite tests iSER targets; give an iser:// URL")
-    if url.user:
-        raise UsageError(f"{url}: the suite logs in without a password; let its initiator in without one")
-    outcomes = await _run(url, request, cases)
-    screen.print(outcome_table(outcomes))
-    screen.print(f"{url}: {summary(outcomes)}", highlight=False, markup=False)
-    if request.json:
-        request.json.write_text(as_json(str(url), outcomes))
-    if request.junit:
-        request.junit.write_text(as_junit(str(url), outcomes))
+    if make_auth(url.connect_options):
+        raise UsageError(f"{url}: {_LOGS_IN_OPENLY}")
+    site = await _survey(url, request)
+    outcomes: list[Outcome] = []
+    try:
+        await _run(site, request, cases, outcomes)
+    finally:  # an interrupted run has found something, too
+        outcomes += [Outcome(case, Verdict.SKIP, "the run was interrupted") for case in cases[len(outcomes) :]]
+        _report(url, request, outcomes, screen)
     return all(outcome.verdict is not Verdict.FAIL for outcome in outcomes)
 
 
-async def _run(url: Url, request: Request, cases: list[Case]) -> list[Outcome]:
-    site = await survey(url, url.connect_options, request.settle, seed=request.destructive)
+async def _survey(url: Url, request: Request) -> Site:
+    try:
+        return await survey(url, url.connect_options, request.settle, seed=request.destructive)
+    except LoginError as error:
+        if error.status_class << 8 | error.status_detail == LoginStatus.AUTHENTICATION_FAILURE:
+            raise UsageError(f"{url}: the target wants a password, and {_LOGS_IN_OPENLY}") from None
+        raise
+
+
+async def _run(site: Site, request: Request, cases: list[Case], outcomes: list[Outcome]) -> None:
+    """Run ``cases`` and append their ``outcomes``; a terminal shows which one runs."""
     status = Console(stderr=True)
-    if not status.is_terminal:
-        return [
-            outcome
-            async for outcome in run_cases(cases, site, destructive=request.destructive, timeout=request.timeout)
-        ]
-    with status.status("") as line:
+    with status.status("") if status.is_terminal else nullcontext() as line:
         running = run_cases(
             cases,
             site,
             destructive=request.destructive,
             timeout=request.timeout,
-            begin=lambda case: line.update(case.full_name),
+            begin=(lambda case: line.update(case.full_name)) if line else None,
         )
-        return [outcome async for outcome in running]
+        async for outcome in running:
+            outcomes.append(outcome)  # noqa: PERF401 - what has ended counts when the run is interrupted
+
+
+def _report(url: Url, request: Request, outcomes: list[Outcome], screen: Console) -> None:
+    screen.print(outcome_table(outcomes))
+    screen.print(f"{url}: {summary(outcomes)}", highlight=False, markup=False)
+    for path, words in ((request.json, as_json), (request.junit, as_junit)):
+        if path:
+            try:
+                path.write_text(words(str(url), outcomes), encoding="utf-8")
+            except OSError as error:
+                raise _unwritable(path, error) from None
 
 
 def _check_writable(path: Path) -> None:
     """Find out before the run that a report cannot be written."""
+    new = not path.exists()
     try:
         path.open("a").close()
+        if new:
+            path.unlink()  # a run that does not begin leaves nothing
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}; choose another place") from None
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"{path} cannot be written: {error.strerror}; choose another place")

@@ -22,6 +22,7 @@ from iser.pdu import (
     RSV,
     WSV,
     IserHeader,
+    LoginResponse,
     NopIn,
     NopOut,
     Pdu,
@@ -53,6 +54,7 @@ DEPTH: Final = 288  # receives for answers: more than any window that is filled
 _MASK: Final = 0xFFFFFFFF
 _READ_DEPTH: Final = 16
 _PAGE: Final = 4096
+_REDIRECTION: Final = 1  # a class of login status
 
 
 class Arrival(NamedTuple):
@@ -103,6 +105,8 @@ class Probe(Endpoint):
         #: (StatSN, ExpCmdSN, MaxCmdSN) of each PDU that had them, in the order of arrival.
         self.numbers: list[tuple[int, int, int]] = []
         self.end: str | None = None
+        #: The text of a login response that sends us elsewhere.
+        self.redirection: bytes | None = None
         self._inbox: list[Arrival | PduError] = []
         self._news = asyncio.Event()
         self._regions: dict[int, Region] = {}
@@ -139,6 +143,8 @@ class Probe(Endpoint):
             return
         if numbered:
             self.numbers.append((bhs.stat_sn, bhs.exp_cmd_sn, bhs.max_cmd_sn))
+        if isinstance(bhs, LoginResponse) and bhs.status_class == _REDIRECTION:
+            self.redirection = kept.data
         self._inbox.append(Arrival(kept, invalidated, self.operations))
         self._news.set()
 

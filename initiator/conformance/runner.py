@@ -35,7 +35,8 @@ async def run_cases(
     """The outcome of each case, as it ends; ``begin`` is told of each before it starts.
 
     After a case that did not pass the target must take a login again, within ``recovery`` seconds; if it does not, that
-    case has failed and the rest are skipped.  0 for ``recovery`` is not to try.
+    case has failed and the rest are skipped.  0 for ``recovery`` is not to try.  A case that was redirected is run once
+    more at the new address, and so are those after it.
     """
     gone = ""
     for case in cases:
@@ -44,7 +45,10 @@ async def run_cases(
         if gone:
             yield Outcome(case, Verdict.SKIP, f"the target has not come back since {gone}")
             continue
+        place = site.place.portal
         outcome = await _run_one(case, site, destructive=destructive, timeout=timeout)
+        if site.place.portal != place:  # the target wants us elsewhere, whatever the case made of that
+            outcome = await _run_one(case, site, destructive=destructive, timeout=timeout)
         suspect = outcome.verdict in (Verdict.FAIL, Verdict.WARN) or (case.risky and outcome.verdict is Verdict.PASS)
         if suspect and recovery:
             problem = await _problem(site, recovery)
@@ -79,7 +83,12 @@ async def _run_one(case: Case, site: Site, *, destructive: bool, timeout: float)
         # A fault of the suite must be seen, and must not end the run.
         log.exception("%s: internal error", case.full_name)
         verdict, why = Verdict.FAIL, f"internal error of the suite: {error!r}"
-    return Outcome(case, verdict, why, time.monotonic() - start)
+    return Outcome(case, verdict, _plain(why), time.monotonic() - start)
+
+
+def _plain(text: str) -> str:
+    """Words of a peer go to terminals and into XML, where control characters do harm."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 async def _problem(site: Site, seconds: float) -> str:

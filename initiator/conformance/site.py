@@ -16,14 +16,14 @@ from initiator.establish import settle_time
 from initiator.options import ConnectOptions
 from initiator.url import Portal
 from iser.datamover.cm import build_private_data, invalidation_offered
-from iser.errors import IserError, LoginError
-from iser.login import InitiatorLogin, InitiatorLoginConfig, LoginResult, Wishes
+from iser.errors import IserError, LoginError, TextError
+from iser.login import InitiatorLogin, InitiatorLoginConfig, LoginResult, TargetAddress, Wishes, decode_text
 from iser.pdu import Pdu
 from iser.rdma.api import Provider
 from iser.scsi.cdb import read_blocks, test_unit_ready, write_blocks
 from iser.scsi.lun import encode_lun
 
-__all__ = ["CONNECT_TIMEOUT", "MAX_ATTENTIONS", "Session", "Site"]
+__all__ = ["CONNECT_TIMEOUT", "MAX_ATTENTIONS", "Place", "Session", "Site"]
 
 CONNECT_TIMEOUT: Final = 5.0  # seconds
 MAX_ATTENTIONS: Final = 8  # unit attentions to clear after a login
@@ -78,11 +78,27 @@ class Session(Probe):
 
 
 @dataclass(slots=True)
+class Place:
+    """A portal, and after a redirection the one that it named."""
+
+    portal: Portal
+
+    def follow(self, text: bytes) -> None:
+        """Go where a login response says; an address that is none is for the case to complain about."""
+        try:
+            address = TargetAddress.parse(dict(decode_text(text, unique=False)).get("TargetAddress", ""))
+        except TextError:
+            return
+        self.portal = self.portal._replace(host=address.host, port=address.port)
+
+
+@dataclass(slots=True)
 class Site:
     """Where to go, and what :func:`initiator.conformance.survey.survey` found there; ``settle`` in seconds."""
 
     provider: Provider
-    portal: Portal
+    #: Shared by all copies of a site: where one case was sent, the others go.
+    place: Place
     target: str
     lun: int
     options: ConnectOptions
@@ -102,7 +118,7 @@ class Site:
     async def connected(self, *, private_data: bytes | None = None) -> AsyncIterator[Session]:
         """A connection that has not logged in.  ``private_data`` is what the request carries, else our usual bytes."""
         data = build_private_data(remote_invalidate=True) if private_data is None else private_data
-        portal = self.portal
+        portal = self.place.portal
         session = await Session.connect(self.provider, portal.host, portal.port, data, CONNECT_TIMEOUT)
         session.lun = encode_lun(self.lun)
         session.block_size = self.block_size
@@ -111,6 +127,8 @@ class Site:
             yield session
         finally:
             await session.close()
+            if session.redirection is not None:
+                self.place.follow(session.redirection)
 
     @asynccontextmanager
     async def talk(self) -> AsyncIterator[Talk]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 
-from initiator.conformance.site import Site
+from initiator.conformance.site import Place, Site
 from initiator.establish import make_provider, open_session
 from initiator.lun import Lun
 from initiator.options import ConnectOptions, default_initiator_name
@@ -26,7 +26,7 @@ async def survey(url: Url, options: ConnectOptions, settle: float, *, seed: bool
     async with await Lun.open(link, url.lun, options) as lun:
         site = Site(
             provider=provider,
-            portal=url.portal,
+            place=Place(link.portal),
             target=url.target,
             lun=url.lun,
             options=options,

@@ -49,7 +49,7 @@ async def connect(url: str | Url, **options: Any) -> Lun:
     settings = place.connect_options.with_changes(options)
     session = await LibiscsiSession.connect(place.portal, place.target, settings)
     try:
-        return await Lun.open(cast(Link, LibiscsiLink(session, place.portal)), place.lun, settings)
+        return await Lun.open(cast(Link, LibiscsiLink(session, session.portal)), place.lun, settings)
     except BaseException:
         await session.close()
         raise

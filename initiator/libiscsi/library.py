@@ -18,6 +18,7 @@ __all__ = [
     "CANCELLED",
     "ERROR",
     "ISER_TRANSPORT",
+    "REDIRECTED",
     "RESIDUAL_OVERFLOW",
     "SESSION_NORMAL",
     "XFER_NONE",
@@ -29,6 +30,7 @@ __all__ = [
 
 CANCELLED: Final = 0x0F000000
 ERROR: Final = 0x0F000001
+REDIRECTED: Final = 0x101
 ISER_TRANSPORT: Final = 1
 SESSION_NORMAL: Final = 2
 ABORT_TASK: Final = 1
@@ -71,6 +73,7 @@ int iscsi_set_initiator_username_pwd(struct iscsi_context *iscsi, const char *us
 int iscsi_set_target_username_pwd(struct iscsi_context *iscsi, const char *user, const char *password);
 void iscsi_set_noautoreconnect(struct iscsi_context *iscsi, int state);
 const char *iscsi_get_error(struct iscsi_context *iscsi);
+const char *iscsi_get_target_address(struct iscsi_context *iscsi);
 int iscsi_get_fd(struct iscsi_context *iscsi);
 int iscsi_which_events(struct iscsi_context *iscsi);
 int iscsi_service(struct iscsi_context *iscsi, int revents);

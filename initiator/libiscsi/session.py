@@ -12,10 +12,13 @@ import logging
 import select
 from typing import Any, Final
 
+from initiator.credentials import chap_users
+from initiator.establish import MAX_REDIRECTS
 from initiator.libiscsi.library import (
     ABORT_TASK,
     CANCELLED,
     ISER_TRANSPORT,
+    REDIRECTED,
     RESIDUAL_OVERFLOW,
     SESSION_NORMAL,
     XFER_NONE,
@@ -27,8 +30,9 @@ from initiator.libiscsi.library import (
 from initiator.options import ConnectOptions, default_initiator_name
 from initiator.task import ScsiResult
 from initiator.url import Portal
-from iser.errors import CommandError, CommandTimeout, ConnectionFailed, ConnectionLost, UsageError
-from iser.secret import Secret
+from iser.errors import CommandError, CommandTimeout, ConnectionFailed, ConnectionLost, TextError, UsageError
+from iser.login import TargetAddress
+from iser.login.chap import check_user
 from iser.sg import SgList
 
 __all__ = ["ABORT_TIMEOUT", "LibiscsiSession"]
@@ -41,6 +45,7 @@ _CLOSED: Final = "the session was closed"
 _MAX_CDB: Final = 16
 _STATUS: Final = 0xFF
 _DIGEST_NONE, _DIGEST_CRC32C = 0, 3
+_CHAP_ALGORITHMS: Final = {"", "md5"}
 
 log = logging.getLogger("iser.libiscsi")
 
@@ -61,15 +66,17 @@ class _Call:
 class LibiscsiSession:
     """One session on one connection.  Made by :meth:`connect`; the part of our own Session that a Lun needs."""
 
-    def __init__(self, library: Library, context: Any, name: str, queue_depth: int, timeout: float) -> None:
-        self.name = name
-        self.timeout = timeout
+    def __init__(self, library: Library, context: Any, portal: Portal, options: ConnectOptions) -> None:
+        self.name = str(portal)
+        self.portal = portal
+        self.timeout = options.timeout
         self._library = library
         self._context: Any = context
         self._loop = asyncio.get_running_loop()
-        self._room = asyncio.Semaphore(queue_depth)
+        self._room = asyncio.Semaphore(options.queue_depth)
         self._calls: set[_Call] = set()
         self._ended: str | None = None
+        self._elsewhere: str | None = None  # where the target wants us to log in
         self._watched: tuple[int, int] = (-1, 0)
         self._ticker: asyncio.TimerHandle | None = None
         self._serving = False
@@ -79,32 +86,45 @@ class LibiscsiSession:
 
     @classmethod
     async def connect(cls, portal: Portal, target: str, options: ConnectOptions) -> LibiscsiSession:
-        """Connect and log in, within ``options.login_timeout``.
+        """Connect and log in, within ``options.login_timeout``, wherever the target sends us.
 
         Raises ResourceError without libiscsi, UsageError, ConnectionFailed with libiscsi's words.
         """
+        _check_options(options)
         library = load()
-        self = cls(
-            library, _make_context(library, portal, target, options), str(portal), options.queue_depth, options.timeout
-        )
-        lib, ffi = library.lib, library.ffi
         try:
             async with asyncio.timeout(options.login_timeout):
-                where = ffi.new("char[]", str(portal).encode())
-                await self._ask(lambda handle: lib.iscsi_connect_async(self._context, where, self._callback, handle))
-                await self._ask(lambda handle: lib.iscsi_login_async(self._context, self._callback, handle))
+                for _ in range(MAX_REDIRECTS + 1):
+                    self = cls(library, _make_context(library, portal, target, options), portal, options)
+                    elsewhere = await self._log_in()
+                    if elsewhere is None:
+                        return self
+                    portal = elsewhere
         except TimeoutError:
-            self._end("the login took too long")
             raise ConnectionFailed(
                 f"{portal} did not complete the login within {options.login_timeout:g} seconds"
             ) from None
+        raise ConnectionFailed(f"the target redirected the login more than {MAX_REDIRECTS} times, last to {portal}")
+
+    async def _log_in(self) -> Portal | None:
+        """Connect and log in; returns where to do so instead, if the target says that.  Ends the session if not."""
+        lib, where = self._library.lib, self._library.ffi.new("char[]", self.name.encode())
+        try:
+            await self._ask(lambda handle: lib.iscsi_connect_async(self._context, where, self._callback, handle))
+            await self._ask(lambda handle: lib.iscsi_login_async(self._context, self._callback, handle))
         except (CommandError, ConnectionLost) as error:
             self._end(str(error))
-            raise ConnectionFailed(f"{portal}: {error}") from None
+            if self._elsewhere is None:
+                raise ConnectionFailed(f"{self.name}: {error}") from None
+            try:
+                address = TargetAddress.parse(self._elsewhere)
+            except TextError as wrong:
+                raise ConnectionFailed(f"{self.name} redirected the login: {wrong}") from None
+            return Portal(address.host, address.port, self.portal.transport)
         except BaseException:
             self._end("the login was given up")
             raise
-        return self
+        return None
 
     @property
     def ended(self) -> str | None:
@@ -256,6 +276,8 @@ class LibiscsiSession:
             error = ConnectionLost(self._ended or "the connection was lost")
         elif status & ~_STATUS:
             error = CommandError(self._error())
+            if status == REDIRECTED:
+                self._elsewhere = self._text(self._library.lib.iscsi_get_target_address(self._context))
         elif call.task:
             result = self._result(status, call.task)
         self._free(call)
@@ -290,8 +312,10 @@ class LibiscsiSession:
         log.error("%s: internal error in a callback", self.name, exc_info=(kind, error, trace))
 
     def _error(self) -> str:
-        text = self._library.ffi.string(self._library.lib.iscsi_get_error(self._context))
-        return str(text.decode(errors="replace")).strip() or "libiscsi gives no reason"
+        return self._text(self._library.lib.iscsi_get_error(self._context)) or "libiscsi gives no reason"
+
+    def _text(self, words: Any) -> str:
+        return str(self._library.ffi.string(words).decode(errors="replace")).strip()
 
     # Events
 
@@ -372,21 +396,27 @@ def _make_context(library: Library, portal: Portal, target: str, options: Connec
         lib.iscsi_set_header_digest(context, _DIGEST_CRC32C if options.header_digest else _DIGEST_NONE)
         lib.iscsi_set_immediate_data(context, int(options.immediate_data))
         lib.iscsi_set_noautoreconnect(context, 1)
-        if options.user:
-            lib.iscsi_set_initiator_username_pwd(
-                context, options.user.encode(), _secret(options.password, options.password_file)
-            )
-            if options.target_user:
-                lib.iscsi_set_target_username_pwd(
-                    context,
-                    options.target_user.encode(),
-                    _secret(options.target_password, options.target_password_file),
-                )
+        _set_users(lib, context, options)
     except BaseException:
         lib.iscsi_destroy_context(context)
         raise
     return context
 
 
-def _secret(password: str, file: str) -> bytes:
-    return Secret.from_file(file).reveal() if file else Secret(password.encode(), "the password").reveal()
+def _set_users(lib: Any, context: Any, options: ConnectOptions) -> None:
+    users = chap_users(options)
+    if users is None:
+        return
+    user, target = users
+    check_user(user, target)
+    lib.iscsi_set_initiator_username_pwd(context, user.name.encode(), user.secret.reveal())
+    if target is not None:
+        lib.iscsi_set_target_username_pwd(context, target.name.encode(), target.secret.reveal())
+
+
+def _check_options(options: ConnectOptions) -> None:
+    """What protects data or secrets is never left out in silence.  Raises UsageError."""
+    if options.data_digest:
+        raise UsageError("libiscsi has no data digests; leave data_digest out, or use initiator.connect")
+    if options.chap.strip().lower() not in _CHAP_ALGORITHMS:
+        raise UsageError(f"libiscsi proves who we are by MD5, not by {options.chap!r}; use initiator.connect")

@@ -18,6 +18,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from initiator.cli import app
+from target.config import Config
 from tests.target.peer import TARGET, serving
 
 BLOCKS = 2048
@@ -26,9 +27,10 @@ BLOCKS = 2048
 class ServerThread(threading.Thread):
     """The real target on an event loop of its own, since each command runs one too."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Config | None = None) -> None:
         super().__init__(daemon=True)
         self.port = 0
+        self._settings = settings
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._over = asyncio.Event()
@@ -38,7 +40,7 @@ class ServerThread(threading.Thread):
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        async with serving() as (_, self.port):
+        async with serving(self._settings) as (_, self.port):
             self._ready.set()
             await self._over.wait()
 

@@ -8,17 +8,41 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 from iser.datamover import IserInitiator, IserInitiatorOptions, TaskBuffers
 from iser.errors import IserError, PduError
-from iser.login import InitiatorLogin, InitiatorLoginConfig, LoginResult, Wishes
+from iser.login import (
+    Admission,
+    AdmissionRequest,
+    InitiatorLogin,
+    InitiatorLoginConfig,
+    LoginResult,
+    Redirection,
+    TargetAddress,
+    Wishes,
+)
 from iser.pdu import COMMAND_READ, COMMAND_WRITE, FINAL, IMMEDIATE, Pdu, ScsiCommand, ScsiResponse
 from iser.rdma.api import Provider
 from iser.rdma.softiwarp import SoftIwarp, SoftIwarpOptions
 from iser.sg import SgList
 from target.config import Config
+from target.registry import Place, Registry
 from target.server import TargetServer
 
-__all__ = ["FAST", "TARGET", "Peer", "config", "disk", "leave_nothing", "logged_in", "served", "serving", "until"]
+__all__ = [
+    "FAST",
+    "TARGET",
+    "Peer",
+    "config",
+    "disk",
+    "leave_nothing",
+    "logged_in",
+    "redirecting",
+    "served",
+    "serving",
+    "until",
+]
 
 TARGET = "iqn.2026-11.test:disk"
 INITIATOR = "iqn.2026-11.test:initiator"
@@ -40,6 +64,19 @@ def disk(*faults: dict[str, Any], name: str = TARGET, luns: int = 1, **changes: 
     """The ``target`` table of one target; its LUNs of 1 MiB in memory have ``faults``."""
     lun = {"backend": "memory", "size": "1M", "faults": faults} | changes
     return ({"name": name, "lun": tuple(lun | {"id": number} for number in range(luns))},)
+
+
+def redirecting(monkeypatch: pytest.MonkeyPatch, server: TargetServer, *, always: bool = False) -> None:
+    """Have portal "p", the first, send each login to the second, as workers do, or ``always`` to itself."""
+    port = server.addresses[0 if always else 1][1]
+    admit = Registry.admit
+
+    def elsewhere(self: Registry, request: AdmissionRequest, place: Place) -> Admission | Redirection:
+        if place.name == "p" and request.target_name in self.targets:
+            return Redirection(TargetAddress("127.0.0.1", port))
+        return admit(self, request, place)
+
+    monkeypatch.setattr(Registry, "admit", elsewhere)
 
 
 async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:

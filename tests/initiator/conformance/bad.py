@@ -21,7 +21,7 @@ from target.config import Config
 from target.server import TargetServer
 from tests.target.peer import FAST, TARGET, config, disk
 
-__all__ = ["FAIL", "SKIP", "WARN", "Fault", "both", "check", "outcomes", "site_of", "wrap"]
+__all__ = ["FAIL", "SKIP", "TWO_TARGETS", "WARN", "Fault", "both", "check", "outcomes", "site_of", "wrap"]
 
 FAIL, WARN, SKIP = Verdict.FAIL, Verdict.WARN, Verdict.SKIP
 Patch = Callable[[pytest.MonkeyPatch], None]

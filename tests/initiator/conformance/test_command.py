@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from initiator.conformance import Case, Outcome, Request, Site, Verdict, carry_out
 from iser.login import Negotiation
 from tests.initiator.test_cli import ServerThread, invoke, one_line
-from tests.target.peer import TARGET
+from tests.target.peer import TARGET, config, disk
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,44 @@ def test_what_cannot_work_is_one_sentence_and_exit_code_2(arguments: tuple[str, 
     result = invoke("conformance", *arguments)
     assert result.exit_code == 2, result.output
     assert words in one_line(result.stderr)
+
+
+def test_a_target_that_wants_a_password_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ALICE", "alice's long secret")
+    acl = ({"initiator": "*", "chap": ["alice"]},)
+    guarded = config(chap={"alice": {"secret_env": "ALICE"}}, target=tuple(each | {"acl": acl} for each in disk()))
+    with ServerThread(guarded) as server:
+        result = invoke(
+            "conformance", f"iser://127.0.0.1:{server.port}/{TARGET}/0", "--json", str(tmp_path / "out.json")
+        )
+    assert result.exit_code == 2
+    assert "wants a password, and the suite logs in without a password" in one_line(result.stderr)
+    assert not list(tmp_path.iterdir())
+
+
+async def test_an_interrupted_run_says_what_it_found(url: str, tmp_path: Path) -> None:
+    found, suite = tmp_path / "out.json", tmp_path / "out.xml"
+    begun = asyncio.Event()
+
+    async def hangs(site: Site) -> None:
+        begun.set()
+        await asyncio.sleep(60)
+
+    async def run_two(cases: list[Case], *args: Any, **how: Any) -> AsyncIterator[Outcome]:
+        yield Outcome(cases[0], Verdict.FAIL, "it is bad")
+        await hangs(args[0])
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("initiator.conformance.command.run_cases", run_two)
+        work = asyncio.ensure_future(carry_out(Request(url, ["flow"], json=found, junit=suite)))
+        await begun.wait()
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+    cases = json.loads(found.read_text())["cases"]
+    assert (cases[0]["verdict"], cases[0]["why"]) == ("fail", "it is bad")
+    assert {(case["verdict"], case["why"]) for case in cases[1:]} == {("skip", "the run was interrupted")}
+    assert f'skipped="{len(cases) - 1}"' in suite.read_text()
 
 
 def test_a_target_that_is_not_there_is_one_sentence_and_exit_code_1() -> None:

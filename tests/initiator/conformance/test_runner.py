@@ -10,7 +10,8 @@ import pytest
 from initiator.conformance import CASES, Case, Failure, Outcome, Site, Skipped, Unusual, Verdict, chosen, run_cases
 from iser.errors import ConnectionLost
 from target.server import TargetServer
-from tests.initiator.conformance.bad import outcomes, site_of
+from tests.initiator.conformance.bad import TWO_TARGETS, outcomes, site_of
+from tests.target.peer import config, redirecting
 
 
 async def _passes(site: Site) -> None:
@@ -51,6 +52,20 @@ async def _run(site: Site, *cases: Case, destructive: bool = True, recovery: flo
     return [outcome async for outcome in running]
 
 
+@pytest.fixture
+def servers(monkeypatch: pytest.MonkeyPatch) -> list[TargetServer]:
+    """The servers that the test starts."""
+    started: list[TargetServer] = []
+    start = TargetServer.start
+
+    async def remember(*args: object) -> TargetServer:
+        started.append(await start(*args))  # type: ignore[arg-type]
+        return started[-1]
+
+    monkeypatch.setattr(TargetServer, "start", remember)
+    return started
+
+
 async def test_our_target_passes() -> None:
     async with site_of() as site:
         found = await outcomes(site)
@@ -88,6 +103,29 @@ async def test_a_fault_of_the_suite_ends_one_case_and_leaves_a_trace(caplog: pyt
     assert [record.exc_info is not None for record in caplog.records if record.levelno == logging.ERROR] == [True]
 
 
+async def test_words_of_a_peer_do_no_harm_to_a_terminal() -> None:
+    async def speaks(site: Site) -> None:
+        raise Failure("it says \x1b[2J\x00\ud800 and é")
+
+    async with site_of() as site:
+        (outcome,) = await _run(site, _case(speaks))
+    assert outcome.why == r"it says \x1b[2J\x00\ud800 and é"
+
+
+async def test_a_target_that_sends_logins_elsewhere_is_followed(
+    servers: list[TargetServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a target with several workers some connections reach the wrong one, which says nothing of what is tested."""
+    portals = {name: {"listen": "iser://127.0.0.1:0"} for name in "pq"}
+    async with site_of(config(portal=portals, target=TWO_TARGETS)) as site:
+        redirecting(monkeypatch, servers[0])
+        cases = chosen(["login.unknown-target", "login.many", "flow.ping"])
+        found = [outcome async for outcome in run_cases(cases, site, recovery=0)]
+        assert site.place.portal.port == servers[0].addresses[1][1]
+    bad = {outcome.case.full_name: outcome.why for outcome in found if outcome.verdict is not Verdict.PASS}
+    assert not bad, bad
+
+
 async def test_what_writes_needs_leave() -> None:
     async with site_of() as site:
         (outcome,) = await _run(site, _case(_fails, destructive=True), destructive=False)
@@ -105,19 +143,11 @@ async def test_nothing_that_needs_no_leave_writes() -> None:
             assert await session.read(0, site.blocks) == before
 
 
-async def test_a_target_that_dies_fails_the_case_and_the_rest_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    servers: list[TargetServer] = []
-    start = TargetServer.start
-
-    async def remember(*args: object) -> TargetServer:
-        servers.append(await start(*args))  # type: ignore[arg-type]
-        return servers[-1]
-
+async def test_a_target_that_dies_fails_the_case_and_the_rest_is_skipped(servers: list[TargetServer]) -> None:
     async def kills(site: Site) -> None:
         await servers[0].close(drain=0)
         raise Failure("it died")
 
-    monkeypatch.setattr(TargetServer, "start", remember)
     async with site_of() as site:
         found = await _run(site, _case(kills, "killer"), _case(_passes), _case(_passes), recovery=0.1)
     assert [outcome.verdict.value for outcome in found] == ["fail", "skip", "skip"]

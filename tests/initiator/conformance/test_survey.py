@@ -19,7 +19,7 @@ async def test_what_it_finds() -> None:
 
 async def test_contents_are_random_only_when_they_may_be_written() -> None:
     async with site_of() as site:
-        url = Url.parse(f"iser://{site.portal}/{TARGET}/0")
+        url = Url.parse(f"iser://{site.place.portal}/{TARGET}/0")
         async with site.session() as session:
             before = await session.read(0, 64)
         assert len(set(before)) > 200

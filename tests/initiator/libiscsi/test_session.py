@@ -17,13 +17,14 @@ from initiator.libiscsi import LibiscsiSession
 from initiator.lun import Lun
 from initiator.shapes import Arena, layout
 from iser.errors import CommandTimeout, ConnectionFailed, ConnectionLost, ScsiError, UsageError
+from iser.login import TargetAddress
 from iser.pdu import TaskManagementRequest
 from iser.scsi import cdb
 from iser.sg import SgClass
 from target.config import Config
 from target.server import TargetServer
 from target.session import Session
-from tests.target.peer import TARGET, config, disk, until
+from tests.target.peer import TARGET, config, disk, redirecting, until
 
 pytestmark = pytest.mark.skipif(bool(libiscsi.available()), reason=libiscsi.available())
 
@@ -143,6 +144,56 @@ async def test_chap_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     alice = {"user": "alice", "password": SECRET, "target_user": "us", "target_password": TARGET_SECRET}
     async with opened(guarded(monkeypatch), **alice) as lun:
         assert await lun.read(0, 1) == bytes(BLOCK)
+
+
+async def test_the_environment_says_who_we_are_where_no_option_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBISCSI_CHAP_USERNAME", "alice")
+    monkeypatch.setenv("LIBISCSI_CHAP_PASSWORD", SECRET)
+    async with opened(guarded(monkeypatch)) as lun:
+        assert await lun.read(0, 1) == bytes(BLOCK)
+
+
+async def test_a_target_that_cannot_prove_itself_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    who = {"user": "alice", "password": SECRET, "target_user": "us", "target_password": "not their secret"}
+    async with served(guarded(monkeypatch)) as (_, url):
+        with pytest.raises(ConnectionFailed, match=r"(?i)auth"):
+            await libiscsi.connect(url, **who)
+
+
+@pytest.mark.parametrize(("option", "words"), [({"data_digest": True}, "data_digest"), ({"chap": "sha256"}, "MD5")])
+async def test_protection_that_libiscsi_does_not_have_is_not_left_out_in_silence(
+    option: dict[str, Any], words: str
+) -> None:
+    async with served() as (_, url):
+        with pytest.raises(UsageError, match=words):
+            await libiscsi.connect(url, **option)
+
+
+TWO_PORTALS = {name: {"listen": "iscsi://127.0.0.1:0"} for name in "pq"}
+
+
+async def test_a_login_goes_where_the_target_sends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target of several workers does that; libiscsi's own way to follow is only in calls that block."""
+    async with served(config(portal=TWO_PORTALS, target=disk())) as (server, url):
+        redirecting(monkeypatch, server)
+        async with await libiscsi.connect(url) as lun:
+            assert lun.portal.port == server.addresses[1][1]
+            assert await lun.read(0, 1) == bytes(BLOCK)
+
+
+async def test_a_login_that_is_sent_in_circles_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served() as (server, url):
+        redirecting(monkeypatch, server, always=True)
+        with pytest.raises(ConnectionFailed, match="redirected the login more than 3 times"):
+            await libiscsi.connect(url)
+
+
+async def test_a_redirection_to_no_address_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served() as (server, url):
+        redirecting(monkeypatch, server, always=True)
+        monkeypatch.setattr(TargetAddress, "__str__", lambda self: "nowhere:0")
+        with pytest.raises(ConnectionFailed, match="'nowhere:0' for an address"):
+            await libiscsi.connect(url)
 
 
 @pytest.mark.parametrize("who", [{}, {"user": "alice", "password": "not her secret"}])
