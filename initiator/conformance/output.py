@@ -91,7 +91,8 @@ def as_junit(url: str, outcomes: Sequence[Outcome]) -> str:
             ElementTree.SubElement(case, "skipped", message=outcome.why)
         elif outcome.verdict is Verdict.WARN:
             ElementTree.SubElement(case, "system-out").text = f"warning: {outcome.why}"
-    return ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True).decode() + "\n"
+    text: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return text.decode() + "\n"
 
 
 def console() -> Console:

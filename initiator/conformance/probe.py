@@ -144,7 +144,7 @@ class Probe(Endpoint):
         if numbered:
             self.numbers.append((bhs.stat_sn, bhs.exp_cmd_sn, bhs.max_cmd_sn))
         if isinstance(bhs, LoginResponse) and bhs.status_class == _REDIRECTION:
-            self.redirection = kept.data
+            self.redirection = bytes(kept.data)
         self._inbox.append(Arrival(kept, invalidated, self.operations))
         self._news.set()
 
