@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import logging
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -24,7 +25,7 @@ from iser.rdma.api import (
 from iser.rdma.arrivals import Arrivals, PendingRequest
 from iser.rdma.softiwarp.device import SoftDevice
 from iser.rdma.softiwarp.mpa import Agreed, FrameReader, MpaFrame, MpaInitiator, MpaResponder
-from iser.rdma.softiwarp.options import MIN_SEGMENT, SoftIwarpOptions
+from iser.rdma.softiwarp.options import HANDSHAKE_GRACE, MIN_SEGMENT, SoftIwarpOptions
 from iser.rdma.softiwarp.qp import SoftQueuePair
 from iser.rdma.softiwarp.tx import Transmitter
 from iser.rdma.softiwarp.wire import MAX_ULPDU, Fault, build_terminate
@@ -221,7 +222,9 @@ class SoftListener(Listener):
         self._arrivals = Arrivals(on_request, self._release, _log)
         self._loop = asyncio.get_running_loop()
         self._pending = 0
-        self._handshakes: set[asyncio.Task[None]] = set()
+        #: Those that have sent no MPA Request yet, oldest first: from which host, and since when.
+        self._handshakes: dict[asyncio.Task[None], tuple[str, float]] = {}
+        self._again: asyncio.TimerHandle | None = None
         self._listening = False
         self._closed = False
         self._listen()
@@ -237,7 +240,7 @@ class SoftListener(Listener):
             self._loop.remove_reader(self._sock.fileno())
 
     def _on_acceptable(self) -> None:
-        while self._pending < self._provider.options.max_pending:
+        while self._pending < self._provider.options.max_pending or self._make_room():
             try:
                 sock, address = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -250,9 +253,30 @@ class SoftListener(Listener):
             sock.setblocking(False)
             self._pending += 1
             task = self._loop.create_task(self._shake_hands(sock, address[:2]))
-            self._handshakes.add(task)
-            task.add_done_callback(self._handshakes.discard)
+            self._handshakes[task] = (address[0], self._loop.time())
+            task.add_done_callback(self._shook_hands)
         self._pause()  # the others wait in the backlog
+
+    def _shook_hands(self, task: asyncio.Task[None]) -> None:
+        self._handshakes.pop(task, None)
+
+    def _make_room(self) -> bool:
+        """Drop the oldest silent connection of the host that has most: who floods us keeps out nobody but himself."""
+        if not self._handshakes:
+            return False
+        counts = Counter(host for host, _ in self._handshakes.values())
+        most = max(counts.values())
+        task, (host, since) = next(item for item in self._handshakes.items() if counts[item[1][0]] == most)
+        left = since + HANDSHAKE_GRACE - self._loop.time()
+        if left > 0:
+            if self._again is not None:
+                self._again.cancel()
+            self._again = self._loop.call_later(left, self._listen)
+            return False
+        del self._handshakes[task]
+        task.cancel()  # gives its place back as it ends, which is not before the next has taken it
+        _log.info("dropped a connection from %s that has sent nothing: others wait for its place", host)
+        return True
 
     async def _shake_hands(self, sock: socket.socket, address: Address) -> None:
         try:
@@ -276,6 +300,8 @@ class SoftListener(Listener):
         self._pause()
         self._closed = True
         self._sock.close()
+        if self._again is not None:
+            self._again.cancel()
         handshakes = list(self._handshakes)
         for task in handshakes:
             task.cancel()

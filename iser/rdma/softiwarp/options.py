@@ -10,6 +10,7 @@ from iser.rdma.api import DeviceAttributes, DeviceCap
 
 __all__ = [
     "DEFAULT_ATTRIBUTES",
+    "HANDSHAKE_GRACE",
     "LINGER_TIMEOUT",
     "MAX_KEYS",
     "MAX_PENDING",
@@ -20,6 +21,7 @@ __all__ = [
 ]
 
 MPA_TIMEOUT: Final = 10.0  # seconds for the peer to send its MPA frame
+HANDSHAKE_GRACE: Final = 0.1  # seconds of them that it has even where others wait for its place
 MAX_PENDING: Final = 64  # connections of one listener that are not accepted or refused yet; more wait in the backlog
 STALL_TIMEOUT: Final = 30.0  # seconds without progress while there is something to send
 LINGER_TIMEOUT: Final = 2.0  # seconds to wait for the peer's end of the stream after ours

@@ -27,6 +27,7 @@ from iser.rdma.api import (
 )
 from iser.rdma.softiwarp import SoftIwarp, SoftIwarpOptions, cm
 from iser.rdma.softiwarp.mpa import FrameReader, MpaFrame, MpaInitiator, build_frame
+from iser.rdma.softiwarp.options import HANDSHAKE_GRACE
 from tests.rdma.softiwarp.conftest import Run
 from tests.rdma.softiwarp.net import FAST, HOST, End, connected
 from tests.rdma.softiwarp.support import buffer
@@ -282,9 +283,34 @@ def test_half_open_connections_are_limited_and_the_others_wait(run: Run) -> None
         start = loop.time()
         with pytest.raises(ConnectionRejected):
             await SoftIwarp(FAST).connect(HOST, listener.address[1], plain_setup, ConnectionParams())
-        assert loop.time() - start > 0.1
+        assert loop.time() - start > HANDSHAKE_GRACE / 2
         assert asked == 1
         for sock in idle:
+            sock.close()
+        await listener.close()
+
+    run(main())
+
+
+def test_idle_connections_of_one_host_keep_nobody_out(run: Run) -> None:
+    async def main() -> None:
+        async def on_request(request: ConnectRequest) -> None:
+            await request.reject()
+
+        loop = asyncio.get_running_loop()
+        listener = await SoftIwarp(replace(FAST, max_pending=4)).listen(HOST, 0, on_request)
+        patient = socket.create_connection(listener.address, source_address=("127.0.0.3", 0))
+        idle = [socket.create_connection(listener.address, source_address=("127.0.0.2", 0)) for _ in range(40)]
+        start = loop.time()
+        with pytest.raises(ConnectionRejected):
+            await SoftIwarp(FAST).connect(HOST, listener.address[1], plain_setup, ConnectionParams())
+        assert loop.time() - start < FAST.mpa_timeout / 2
+        idle[0].settimeout(5)
+        assert idle[0].recv(1) == b""
+        patient.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            patient.recv(1)  # has one connection only, and is not the one to go
+        for sock in [patient, *idle]:
             sock.close()
         await listener.close()
 
