@@ -7,18 +7,17 @@ what the page cache has, and reads and writes of a file in memory (tmpfs), which
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import fcntl
 import itertools
 import os
 import stat
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Final
 
 from iser.errors import BackendError, UsageError
 from target.backends.base import Backend, BackendCap, Extent, Source, check_bounds
+from target.backends.crew import Crew
 from target.backends.filesystem import in_memory
 from target.backends.holes import file_extents, punch_hole
 from target.backends.pagecache import PageCache, map_file
@@ -39,7 +38,6 @@ _NO_NOWAIT = frozenset((errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL))
 _PUNCH: Final = 1 << 30
 
 _Operation = Callable[[int, Sequence[memoryview], int, int], int]
-_Result = TypeVar("_Result")
 
 
 class FileBackend(Backend):
@@ -51,7 +49,7 @@ class FileBackend(Backend):
     Raises UsageError when path, size and file do not fit together, BackendError when the system refuses.
     """
 
-    __slots__ = ("_closed", "_fd", "_inline", "_inline_flags", "_lost", "_pages", "_pool", "_write_inline")
+    __slots__ = ("_closed", "_crew", "_fd", "_inline", "_inline_flags", "_lost", "_pages", "_write_inline")
 
     def __init__(
         self,
@@ -79,7 +77,7 @@ class FileBackend(Backend):
         except BaseException:
             os.close(self._fd)
             raise
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="backend")
+        self._crew = Crew(threads, "backend")
         self._closed = False
         memory = in_memory(self._fd)
         self._inline = True  # try reads in the calling thread,
@@ -110,7 +108,7 @@ class FileBackend(Backend):
         check_bounds(self, offset, length)
         done = self._read_cached(offset, buffers) if self._inline and length <= INLINE_LIMIT else 0
         if done < length:
-            await self._run(self._move, os.preadv, offset + done, _skip(buffers, done), 0)
+            await self._crew.run(self._move, os.preadv, offset + done, _skip(buffers, done), 0)
 
     def lend(self, offset: int, length: int) -> Sequence[memoryview] | None:
         """See :meth:`Backend.lend`: what the page cache has."""
@@ -160,7 +158,7 @@ class FileBackend(Backend):
     async def _store(self, offset: int, buffers: Sequence[memoryview], fua: bool) -> None:
         if fua:
             self._check_lost()
-        await self._run(self._move, os.pwritev, offset, buffers, os.RWF_DSYNC if fua else 0)
+        await self._crew.run(self._move, os.pwritev, offset, buffers, os.RWF_DSYNC if fua else 0)
 
     async def discard(self, offset: int, length: int) -> None:
         """See :meth:`Backend.discard`: a hole is punched."""
@@ -170,7 +168,7 @@ class FileBackend(Backend):
         hold = await self.ranges.acquire(offset, end, exclusive=False)
         try:
             for start in range(offset, end, _PUNCH):
-                await self._run(self._punch, start, min(_PUNCH, end - start))
+                await self._crew.run(self._punch, start, min(_PUNCH, end - start))
         finally:
             if self._pages is not None:
                 self._pages.forget()  # or the next read would fill the hole again
@@ -186,7 +184,7 @@ class FileBackend(Backend):
         """See :meth:`Backend.extents`: the file system's own data and holes."""
         self._check_open()
         check_bounds(self, offset, length)
-        return await self._run(self._find_extents, offset, length, limit)
+        return await self._crew.run(self._find_extents, offset, length, limit)
 
     def _find_extents(self, offset: int, length: int, limit: int) -> Sequence[Extent]:
         try:
@@ -199,9 +197,9 @@ class FileBackend(Backend):
     async def resize(self, size: int | None) -> None:
         """See :meth:`Backend.resize`.  Growing is sparse; None takes over the present length of the file."""
         self._check_open()
-        self.blocks = await self._run(self._resize, size) // self.block_size
+        self.blocks = await self._crew.run(self._resize, size) // self.block_size
         if self._pages is not None and self._pages.size < self.size:
-            await self._run(self._map_anew)
+            await self._crew.run(self._map_anew)
 
     def _resize(self, size: int | None) -> int:
         found = os.lseek(self._fd, 0, os.SEEK_END)
@@ -236,7 +234,7 @@ class FileBackend(Backend):
     async def _flush(self) -> None:
         self._check_lost()
         if not self.read_only:
-            await self._run(self._sync)
+            await self._crew.run(self._sync)
 
     async def close(self) -> None:
         """See :meth:`Backend.close`."""
@@ -251,29 +249,18 @@ class FileBackend(Backend):
 
     def _end(self) -> None:
         """Wait for what is running, and take the mapping down, if no answer is still being sent from it."""
-        self._pool.shutdown()
+        self._crew.shutdown()
         self._pages = None
 
     def abandon(self) -> None:
         """Close without a flush, before anything was done."""
         self._closed = True
-        self._pool.shutdown()
+        self._crew.shutdown()
         os.close(self._fd)
 
     def _check_open(self) -> None:
         if self._closed:
             raise BackendError(f"{self.name} is closed", medium=False)
-
-    async def _run(self, work: Callable[..., _Result], *arguments: object) -> _Result:
-        """Run in the pool.  The work outlives a cancellation of the caller, so that is waited out: it uses buffers."""
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            while not future.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait((future,))
-            raise
 
     def _move(self, operation: _Operation, offset: int, buffers: Sequence[memoryview], flags: int) -> None:
         """All of ``buffers``, however few bytes the system moves at a time."""

@@ -6,7 +6,6 @@ The libraries are loaded when the first such backend is opened.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import ctypes.util
 import errno
@@ -14,12 +13,12 @@ import functools
 import os
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
 from iser.errors import BackendError, UsageError
 from target.backends.aligned import AlignedBackend, pieces, targets
 from target.backends.base import BackendCap, Extent, check_bounds, merge_extents
+from target.backends.crew import Crew
 
 __all__ = ["MAX_REQUEST", "RbdBackend", "RbdName", "parse_rbd"]
 
@@ -103,7 +102,7 @@ class RbdBackend(AlignedBackend):
     together, BackendError when librbd is missing or the cluster refuses.
     """
 
-    __slots__ = ("_closed", "_cluster", "_image", "_ioctx", "_pool", "_rados", "_rbd")
+    __slots__ = ("_closed", "_cluster", "_crew", "_image", "_ioctx", "_rados", "_rbd")
 
     def __init__(
         self,
@@ -130,7 +129,7 @@ class RbdBackend(AlignedBackend):
             self._release()
             raise
         self.capabilities = BackendCap.WRITE_CACHE | BackendCap.DISCARD | BackendCap.RESIZE
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="rbd")
+        self._crew = Crew(threads, "rbd")
         self._closed = False
 
     def _connect(self, name: RbdName) -> None:
@@ -191,7 +190,7 @@ class RbdBackend(AlignedBackend):
     async def flush(self) -> None:
         """See :meth:`Backend.flush`."""
         if not self.read_only:
-            await self._run(lambda: self._check(self._rbd.rbd_flush(self._image), "flush"))
+            await self._crew.run(lambda: self._check(self._rbd.rbd_flush(self._image), "flush"))
 
     async def discard(self, offset: int, length: int) -> None:
         """See :meth:`Backend.discard`: zeros are written, which gives whole objects back."""
@@ -199,14 +198,14 @@ class RbdBackend(AlignedBackend):
         hold = await self.ranges.acquire(offset, offset + length, exclusive=False)
         try:
             zero = self._rbd.rbd_write_zeroes
-            await self._run(lambda: self._check(zero(self._image, offset, length, 0, 0), "write zeroes"))
+            await self._crew.run(lambda: self._check(zero(self._image, offset, length, 0, 0), "write zeroes"))
         finally:
             self.ranges.release(hold)
 
     async def extents(self, offset: int, length: int, limit: int) -> Sequence[Extent]:
         """See :meth:`Backend.extents`: by objects, as the cluster has them."""
         check_bounds(self, offset, length)
-        found: list[Extent] = await self._run(lambda: self._find_extents(offset, length))
+        found: list[Extent] = await self._crew.run(lambda: self._find_extents(offset, length))
         return found[:limit]
 
     def _find_extents(self, offset: int, length: int) -> list[Extent]:
@@ -232,8 +231,8 @@ class RbdBackend(AlignedBackend):
         if size is not None:
             if size <= 0 or size % self.block_size:
                 raise UsageError(f"{self.name}: size {size} is not a positive multiple of the block size")
-            await self._run(lambda: self._check(self._rbd.rbd_resize(self._image, size), "resize"))
-        self.blocks = await self._run(self._size) // self.block_size
+            await self._crew.run(lambda: self._check(self._rbd.rbd_resize(self._image, size), "resize"))
+        self.blocks = await self._crew.run(self._size) // self.block_size
 
     async def close(self) -> None:
         """See :meth:`Backend.close`."""
@@ -243,7 +242,7 @@ class RbdBackend(AlignedBackend):
         try:
             await self.flush()
         finally:
-            await asyncio.to_thread(self._pool.shutdown)
+            await asyncio.to_thread(self._crew.shutdown)
             await asyncio.to_thread(self._release)
 
     def _release(self) -> None:
@@ -258,19 +257,8 @@ class RbdBackend(AlignedBackend):
     async def _all(self, work: Callable[[int, memoryview], None], runs: list[tuple[int, memoryview]]) -> None:
         """Do ``work`` for each run, side by side; when it ends, in whatever way, none is under way any more."""
         results = await asyncio.gather(
-            *(self._run(functools.partial(work, offset, run)) for offset, run in runs), return_exceptions=True
+            *(self._crew.run(functools.partial(work, offset, run)) for offset, run in runs), return_exceptions=True
         )
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-
-    async def _run(self, work: Callable[[], Any]) -> Any:
-        """Run in the pool.  The work outlives a cancellation of the caller, so that is waited out: it uses buffers."""
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            while not future.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait((future,))
-            raise

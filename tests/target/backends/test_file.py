@@ -254,7 +254,7 @@ async def test_a_file_in_memory_needs_no_thread(in_memory: str) -> None:
     seen = bytearray(8192)
     assert backend.readv_now(512, [memoryview(seen)[:4000], memoryview(seen)[4000:]])
     assert seen == data
-    assert not backend._pool._threads
+    assert not backend._crew.threads
     for forbidden in (backend.readv_now, lambda at, buffers: backend.writev_now(at, buffers, False)):
         assert not forbidden(0, [memoryview(bytearray(INLINE_LIMIT + 512))])
         assert not forbidden(SIZE, [memoryview(bytearray(512))])  # perhaps it has shrunk: the slow way says so
