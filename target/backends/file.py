@@ -1,7 +1,8 @@
 """A backend in a file, by ``preadv`` and ``pwritev`` in a bounded pool of threads.
 
 What needs no waiting is done in the calling thread, as a change of threads costs more than a small request: reads of
-what the page cache has, and reads and writes of a file in memory (tmpfs), which has no other place.
+what the page cache has, reads and writes of a file in memory (tmpfs), which has no other place, and writes into the
+page cache where the file system promises not to wait (XFS and Btrfs do, ext4 does not).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class FileBackend(Backend):
     Raises UsageError when path, size and file do not fit together, BackendError when the system refuses.
     """
 
-    __slots__ = ("_closed", "_crew", "_fd", "_inline", "_inline_flags", "_lost", "_pages", "_write_inline")
+    __slots__ = ("_closed", "_crew", "_fd", "_inline", "_inline_flags", "_lost", "_memory", "_pages", "_write_inline")
 
     def __init__(
         self,
@@ -79,10 +80,9 @@ class FileBackend(Backend):
             raise
         self._crew = Crew(threads, "backend")
         self._closed = False
-        memory = in_memory(self._fd)
-        self._inline = True  # try reads in the calling thread,
-        self._write_inline = memory  # and writes, too
-        self._inline_flags = 0 if memory else os.RWF_NOWAIT
+        self._memory = in_memory(self._fd)
+        self._inline = self._write_inline = True  # try reads, and writes, in the calling thread
+        self._inline_flags = 0 if self._memory else os.RWF_NOWAIT
         self._lost: OSError | None = None
         self._pages = self._map()
 
@@ -130,11 +130,12 @@ class FileBackend(Backend):
         length = sum(map(len, buffers))
         if not self._write_inline or length > INLINE_LIMIT or self._closed or not self.ranges.shared:
             return False
-        if (fua and self._lost is not None) or offset + length > self.size:
+        if (fua and (self._lost is not None or not self._memory)) or offset + length > self.size:
             return False
         try:
-            return os.pwritev(self._fd, buffers[:MAX_IOV], offset) == length
-        except OSError:
+            return os.pwritev(self._fd, buffers[:MAX_IOV], offset, self._inline_flags) == length
+        except OSError as error:
+            self._write_inline = error.errno not in _NO_NOWAIT
             return False
 
     def _read_cached(self, offset: int, buffers: Sequence[memoryview]) -> int:

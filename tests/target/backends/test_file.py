@@ -289,15 +289,47 @@ async def test_what_fails_at_once_is_left_to_the_pool(in_memory: str) -> None:
         await backend.close()
 
 
-async def test_a_cached_file_is_read_at_once_and_never_written_so(path: Path) -> None:
+def as_on_disk(backend: FileBackend) -> None:
+    """Wherever this test keeps its files."""
+    backend._inline_flags, backend._memory = os.RWF_NOWAIT, False
+
+
+async def test_a_cached_file_is_read_at_once(path: Path) -> None:
     backend = FileBackend(path, SIZE)
-    backend._inline_flags, backend._write_inline = os.RWF_NOWAIT, False  # wherever this test keeps its files
+    as_on_disk(backend)
     await backend.writev(0, [memoryview(b"x" * 512)], False)
-    assert not backend.writev_now(0, [bytes(512)], False)
     seen = bytearray(512)
     if backend.readv_now(0, [memoryview(seen)]):  # not every file system can tell
         assert seen == b"x" * 512
     await backend.close()
+
+
+@pytest.mark.parametrize("answer", [errno.EOPNOTSUPP, errno.EAGAIN, errno.ENOSPC, None])
+async def test_a_disk_is_written_at_once_where_that_does_not_wait(
+    path: Path, monkeypatch: pytest.MonkeyPatch, answer: int | None
+) -> None:
+    """As the file system answers.  One that knows no such writes is asked once; a full one says so in the pool."""
+    asked = []
+    real = os.pwritev
+
+    def pwritev(fd: int, buffers: list[bytes], offset: int, flags: int) -> int:
+        if not flags:
+            return real(fd, buffers, offset)
+        asked.append(flags)
+        if answer is None:
+            return real(fd, buffers, offset)
+        raise OSError(answer, os.strerror(answer))
+
+    backend = FileBackend(path, SIZE)
+    as_on_disk(backend)
+    monkeypatch.setattr(os, "pwritev", pwritev)
+    assert not backend.writev_now(0, [b"y" * 512], True)  # FUA is for the disk
+    assert asked == []
+    for _ in range(2):
+        assert backend.writev_now(0, [b"x" * 512], False) == (answer is None)
+    assert asked == [os.RWF_NOWAIT] * (1 if answer == errno.EOPNOTSUPP else 2)
+    await backend.close()
+    assert path.read_bytes()[:512] == (b"x" * 512 if answer is None else bytes(512))
 
 
 async def test_a_closed_backend_says_so(path: Path) -> None:
