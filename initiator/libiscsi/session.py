@@ -53,10 +53,11 @@ log = logging.getLogger("iser.libiscsi")
 class _Call:
     """Something that libiscsi will call back about: a future, and what must stay alive until then."""
 
-    __slots__ = ("future", "handle", "keep", "task", "view")
+    __slots__ = ("future", "given_up", "handle", "keep", "task", "view")
 
     def __init__(self, future: asyncio.Future[ScsiResult]) -> None:
         self.future = future
+        self.given_up = False
         self.handle: Any = None
         self.task: Any = None
         self.keep: list[Any] = []
@@ -259,6 +260,7 @@ class LibiscsiSession:
             self._end(f"a command could not be aborted: {error or 'no answer'}")
             return
         if self._ended is None and not call.future.done():
+            call.given_up = True
             lib.iscsi_scsi_cancel_task(self._context, task)  # calls back
         if not call.future.done():
             self._end("libiscsi does not let go of an aborted command")
@@ -273,7 +275,11 @@ class LibiscsiSession:
         result: ScsiResult | None = None
         error: Exception | None = None
         if status == CANCELLED:
-            error = ConnectionLost(self._ended or "the connection was lost")
+            why = self._ended or f"the connection was lost: {self._error()}"
+            error = ConnectionLost(why)
+            if self._ended is None and not call.given_up:
+                # libiscsi has given up the connection and would wait for us to have it made anew.
+                self._loop.call_soon(self._end, why)
         elif status & ~_STATUS:
             error = CommandError(self._error())
             if status == REDIRECTED:

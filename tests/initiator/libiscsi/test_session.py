@@ -18,7 +18,7 @@ from initiator.lun import Lun
 from initiator.shapes import Arena, layout
 from iser.errors import CommandTimeout, ConnectionFailed, ConnectionLost, ScsiError, UsageError
 from iser.login import TargetAddress
-from iser.pdu import TaskManagementRequest
+from iser.pdu import FINAL, RESERVED_TAG, DataIn, Pdu, TaskManagementRequest
 from iser.scsi import cdb
 from iser.sg import SgClass
 from target.config import Config
@@ -281,6 +281,26 @@ async def test_a_connection_that_dies_ends_every_command() -> None:
         with pytest.raises(ConnectionLost):
             await lun.read(0, 1)
         await lun.close()
+        await lun.close()
+        assert session_of(lun).outstanding == 0
+
+
+async def test_a_target_that_breaks_the_protocol_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libiscsi ends the commands that run, and would go on with the next as if nothing had happened."""
+
+    def misplaced(self: Session, pdu: Any) -> None:
+        data = DataIn(flags=FINAL, itt=pdu.bhs.itt, ttt=RESERVED_TAG, buffer_offset=1 << 30, max_cmd_sn=64)
+        self._datamover.send_control(Pdu(data, bytes(BLOCK)))
+
+    async with served() as (_, url):
+        lun = await libiscsi.connect(url)
+        with monkeypatch.context() as patched:
+            patched.setattr(Session, "control_notify", misplaced)
+            with pytest.raises(ConnectionLost):
+                await lun.execute(cdb.inquiry(36), bytearray(36))
+        with pytest.raises(ConnectionLost, match="the connection was lost: "):
+            await lun.read(0, 1)
+        assert session_of(lun).ended
         await lun.close()
         assert session_of(lun).outstanding == 0
 
