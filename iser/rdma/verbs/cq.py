@@ -7,6 +7,7 @@ import logging
 import os
 from typing import Any, Final, Protocol
 
+from iser.net.busypoll import busy_poll
 from iser.rdma.api import CompletionHandler, CompletionQueue, WorkCompletion
 from iser.rdma.verbs.library import device_error, event_descriptors
 from iser.rdma.verbs.opened import OpenDevice
@@ -37,6 +38,7 @@ class VerbsCompletionQueue(CompletionQueue):
         self._device = device
         self._handler: CompletionHandler | None = handler
         self._loop = asyncio.get_running_loop()
+        self._busy_poll = busy_poll()
         self._pairs: dict[int, Completing] = {}
         self._again = False
         before = event_descriptors()
@@ -105,6 +107,8 @@ class VerbsCompletionQueue(CompletionQueue):
             return  # nothing there after all
         self.raw.req_notify()
         self.poll()
+        if self._busy_poll.window:
+            self._busy_poll.served()
 
     def _free_if_idle(self) -> None:
         if self._handler is not None or self._pairs or self.raw is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from iser.net import busy_poll, busypoll
 from iser.rdma.api import QpCap, Send, WorkCompletion
 from iser.rdma.verbs.cq import POLL_BATCH
 from iser.rdma.verbs.device import VerbsDevice
@@ -55,3 +56,15 @@ async def test_completions_of_a_stranger_are_passed_over(end: End) -> None:
     await end.complete(2)
     end.raw.qp_num -= 1000
     assert end.log == list[WorkCompletion]()
+
+
+async def test_completions_that_come_soon_are_waited_for_awake(end: End, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(busypoll, "CONTENDED", 60.0)  # on a machine that others use, too
+    end.connect()
+    poll = busy_poll()
+    poll.window = 60.0
+    for _ in range(2):
+        end.qp.post_send(Send("s", (memoryview(b"x"),)))
+        await end.complete(end.raw.sends[-1].wr_id)
+    assert poll.polling
+    poll.window = 0.0
