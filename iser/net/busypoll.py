@@ -13,12 +13,23 @@ from time import perf_counter
 from typing import Final
 from weakref import WeakKeyDictionary
 
-__all__ = ["CONTENDED", "LOST_SHARE", "MAX_BURST", "REST", "BusyPoll", "PollPolicy", "busy_poll", "spare_processors"]
+__all__ = [
+    "CONTENDED",
+    "FIRST_REST",
+    "LOST_SHARE",
+    "MAX_BURST",
+    "REST",
+    "BusyPoll",
+    "PollPolicy",
+    "busy_poll",
+    "spare_processors",
+]
 
 LOST_SHARE: Final = 0.05  # of a processor's time, that polling in vain may take
 MAX_BURST: Final = 20  # polls in vain in a row, if there have been none for long
 CONTENDED: Final = 1e-3  # seconds; a step as long means that others want the processor, or that there is a lot to do
-REST: Final = 0.25  # seconds without polling after that
+FIRST_REST: Final = 0.004  # seconds without polling after that; twice as long each time it comes again soon
+REST: Final = 0.256  # the most
 
 
 class PollPolicy:
@@ -30,10 +41,12 @@ class PollPolicy:
     """
 
     __slots__ = (
+        "_contended",
         "_credit",
         "_credited",
         "_last",
         "_near",
+        "_pause",
         "_rest",
         "_stepped",
         "held",
@@ -49,6 +62,8 @@ class PollPolicy:
         self.won = self.lost = 0
         self.polling = False
         self._last = self._stepped = self._rest = -1.0  # times: of the last arrival, the last step, the end of a pause
+        self._pause = FIRST_REST
+        self._contended = -1.0  # when a step last took too long
         self._near = False  # whether the last arrival came within the window
         self._credit = 0.0  # seconds that may be lost
         self._credited = -1.0
@@ -69,7 +84,11 @@ class PollPolicy:
         came = self._last > before
         self.won += came
         if now - before >= CONTENDED:
-            self._rest = now + REST
+            # Once may be anybody's moment; what goes on wants the processor for itself.
+            soon = now - self._contended < 2 * REST
+            self._pause = min(2 * self._pause, REST) if soon else FIRST_REST
+            self._contended = now
+            self._rest = now + self._pause
         elif not self.held:
             if self._near if came else now - self._last < self.window:
                 return True

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iser.net import busy_poll, busypoll, spare_processors
-from iser.net.busypoll import CONTENDED, LOST_SHARE, MAX_BURST, REST, PollPolicy
+from iser.net.busypoll import CONTENDED, FIRST_REST, LOST_SHARE, MAX_BURST, REST, PollPolicy
 from tests.net.test_stream import Echo, pair
 
 WINDOW = 100e-6
@@ -126,19 +126,28 @@ def test_few_losses_among_many_wins_do_not_stop_it() -> None:
 
 
 def test_who_is_kept_from_the_processor_leaves_it_to_others() -> None:
+    """For a moment the first time, for longer each time that it comes again."""
     world = World()
-    for _ in range(3):
+    pauses = []
+    for _ in range(9):
+        while not world.policy.polling:
+            world.request(50e-6)
+        world.now += 1.1 * CONTENDED
+        began = world.now
+        assert not world.policy.step(world.now)
+        while not world.policy.polling:
+            assert not world.request(50e-6)
+        pauses.append(world.now - began)
+    expected = [min(FIRST_REST * 2**number, REST) for number in range(9)]
+    assert pauses == pytest.approx(expected, abs=200e-6)
+    for _ in range(round(2 * REST / 50e-6) + 1):
         world.request(50e-6)
-    policy = world.policy
-    assert policy.polling
     world.now += 1.1 * CONTENDED
-    assert not policy.step(world.now)
-    until = world.now + REST
-    while world.now + 100e-6 < until:
-        assert not world.request(50e-6)
-    for _ in range(5):
-        seen = world.request(50e-6)
-    assert seen
+    began = world.now
+    world.policy.step(world.now)
+    while not world.policy.polling:
+        world.request(50e-6)
+    assert world.now - began == pytest.approx(FIRST_REST, abs=200e-6)
 
 
 def test_nothing_is_polled_while_threads_need_the_interpreter() -> None:
