@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +19,7 @@ TARGET_NAME: Final = "iqn.2026-11.demo:disk"
 START_TIMEOUT: Final = 20.0  # seconds for the process to listen; a cold start imports a lot
 STOP_TIMEOUT: Final = 10.0  # seconds to end in good order before it is killed
 _READY: Final = "listening "
+_PR_SET_PDEATHSIG: Final = 1
 
 
 @asynccontextmanager
@@ -35,12 +38,19 @@ async def started_target(memory: str = "256M") -> AsyncIterator[tuple[Url, int]]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "target.cli", "serve", "--memory", memory, "--name", TARGET_NAME,
         "--listen", "iser://127.0.0.1:0", "--log", "warning", stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE, preexec_fn=_end_with_parent,
     )  # fmt: skip
     try:
         yield Url(await _portal(process), TARGET_NAME), process.pid
     finally:
         await _stop(process)
+
+
+def _end_with_parent() -> None:
+    """Have Linux end this process when the one that started it is killed, and could not end it any more."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _portal(process: asyncio.subprocess.Process) -> Portal:

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any, Final
 
-from initiator.bench.shapes import CORE_SHAPES, COUNTS, SHAPE_NAMES, SHAPES, element_count, lay
+from initiator.bench.shapes import CORE_SHAPES, COUNT_NAMES, SHAPE_NAMES, SHAPES, element_count, lay
 from initiator.options import MAX_QUEUE_DEPTH
 from iser.errors import UsageError
 from iser.sg import shape_of
 from iser.sg.planner import has_long_lived_keys
 from iser.sg.shape import SECTOR, SgClass
+from iser.sg.strategies import AUTO
 
 __all__ = [
     "ALL_STRATEGIES",
@@ -37,6 +38,7 @@ MAX_IMMEDIATE: Final = 8192  # bytes: a write that fits a command, as our target
 MAX_MULTI_RUNS: Final = 240  # keys in one message of the benchmark's own protocol
 MAX_SPLIT_RUNS: Final = 2048
 _NO_KEYS: Final = ("immediate", RAW_TCP)
+CONTRAST: Final = ("S0", "S8")  # shapes whose ratio is a goal of the project
 _SEED: Final = 1  # legality does not depend on it
 
 
@@ -64,8 +66,14 @@ class Case:
 
     @property
     def group(self) -> tuple[str, int, bool, int]:
-        """Cases of one group differ in how lists are registered only; they are measured in turn."""
+        """Cases of one group differ in how lists are registered only."""
         return self.shape, self.size, self.write, self.depth
+
+    @property
+    def turns(self) -> tuple[str, int, bool, int]:
+        """Cases that have this in common are measured in turn: those of a group, and random bytes with contiguous."""
+        shape = "/".join(CONTRAST) if self.shape in CONTRAST else self.shape
+        return shape, self.size, self.write, self.depth
 
     @property
     def key(self) -> str:
@@ -92,8 +100,8 @@ class Axes:
     pools: Sequence[float] = (1.0,)
 
     def __post_init__(self) -> None:
-        _known("shape", [name for name in self.shapes if not element_count(name)], SHAPE_NAMES)
-        _known("strategy", self.strategies, (*ALL_STRATEGIES, RAW_TCP))
+        _known("shape", [name for name in self.shapes if not element_count(name)], (*SHAPE_NAMES, *COUNT_NAMES))
+        _known("strategy", self.strategies, (*ALL_STRATEGIES, AUTO, RAW_TCP))
         _known("invalidate", self.invalidate, ("local", "remote"))
         _known("direction", self.directions, ("read", "write"))
         for size in self.sizes:
@@ -122,7 +130,8 @@ FULL: Final = (
         invalidate=("remote", "local"),
     ),
     *_GOALS,
-    Axes(tuple(f"E{count}" for count in COUNTS), (65536,), (1, 32), ("indirect", "bounce", "bounce_pool")),
+    Axes(COUNT_NAMES, (65536,), (1, 32), ("indirect", "bounce", "bounce_pool")),
+    Axes(tuple(name for name in SHAPE_NAMES if name.startswith("Smix")), (65536, 524288), (1, 32), (AUTO,)),
     Axes(("S5", "S8"), (65536,), (1, 8, 32), (MULTI_MR,), pools=(0.5, 0.25)),
 )
 
@@ -158,14 +167,14 @@ def is_legal(case: Case) -> bool:
         if case.size < info.smallest or (info.read_only and case.write):
             return False
         if info.read_only:
-            return case.strategy in ("bounce", "bounce_pool")  # an overlapping destination must be copied
+            return case.strategy in (AUTO, "bounce", "bounce_pool")  # an overlapping destination must be copied
     elif case.size < 65536 and not element_count(case.shape):
         return False  # a mixture of lists of one element or two tells nothing
     if case.strategy == RAW_TCP:
         return case.shape == "S0"
     if case.strategy == "immediate":
         return case.write and case.size <= MAX_IMMEDIATE
-    if case.strategy in ("indirect", "bounce", "bounce_pool"):
+    if case.strategy in (AUTO, "indirect", "bounce", "bounce_pool"):
         return True
     if info is None and not element_count(case.shape):
         return case.strategy == "frwr"  # falls back for part of the lists: what that costs is the question

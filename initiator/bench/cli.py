@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from initiator.bench import job as jobs
 from initiator.bench import loopback as loopback_bench
 from initiator.bench import mr as mr_bench
-from initiator.bench.cases import ALL_STRATEGIES, CORE, FULL, QUICK, Axes, Case, cases_of
+from initiator.bench.cases import ALL_STRATEGIES, CORE, FULL, MULTI_MR, QUICK, RAW_TCP, Axes, cases_of
 from initiator.bench.compare import compare, show_comparison
 from initiator.bench.environment import describe_environment
+from initiator.bench.progress import shown_progress
 from initiator.bench.result import Journal, Result, write_text
-from initiator.bench.runner import Progress, Settings, Unaligned
-from initiator.bench.shapes import SHAPE_NAMES
+from initiator.bench.runner import LEAD, SLICE_MIN, Settings, Unaligned
+from initiator.bench.shapes import COUNT_NAMES, SHAPE_NAMES
 from initiator.bench.table import show
 from initiator.options import parse_size
 from initiator.url import Url
 from iser.errors import UsageError
+from iser.sg.strategies import AUTO
 
 __all__ = ["make_app"]
 
@@ -35,7 +35,7 @@ EXIT_WORSE: Final = 3
 WIDTH: Final = 180  # columns of a table where there is no terminal to ask
 MIN_REPEATS: Final = 5
 DEFAULT_SECONDS: Final = 0.2
-_COLUMNS: Final = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+_OVERHEAD: Final = 8 / 7  # of a turn, with what verifying, warming and connecting take
 
 Runner = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -48,21 +48,6 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (word.strip() for word in text.split(","))))
 
 
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar with the time left on stderr, if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, total, case: None
-        return
-    with Bar(*_COLUMNS, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("cases")
-
-        def note(done: int, total: int, case: Case) -> None:
-            bar.update(task, completed=done, total=total, description=case.key)
-
-        yield note
-
-
 def _plan(*, quick: bool, full: bool, given: dict[str, str]) -> Sequence[Axes]:
     """The matrix: one of the three, or the core cut with the axes that were given."""
     if quick and full:
@@ -71,10 +56,29 @@ def _plan(*, quick: bool, full: bool, given: dict[str, str]) -> Sequence[Axes]:
     if not any(given.values()):
         return plan
     changes: dict[str, Any] = {name: _words(text) for name, text in given.items() if text}
+    for name, both in (("invalidate", "remote,local"), ("directions", "read,write")):
+        if changes.get(name) == ("both",):
+            changes[name] = _words(both)
     for name in ("sizes", "depths"):
         if name in changes:
             changes[name] = tuple(parse_size(word) for word in changes[name])
     return (replace(plan[0], **changes),)
+
+
+def _check_places(output: Path, report: Path | None) -> None:
+    """What cannot be written is told before hours of measuring, and not after them."""
+    if output.is_dir():
+        raise UsageError(f"{output}: is a folder; --output is the file of the JSON")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{output}: cannot be written: {error.strerror}") from None
+    if not os.access(output.parent, os.W_OK):
+        raise UsageError(f"{output}: cannot be written: no permission in its folder")
+    if report is not None:
+        from initiator.bench.report import check_report  # noqa: PLC0415 - needs the bench extra
+
+        check_report(report)
 
 
 def _save(result: Result, output: Path, report: Path | None) -> None:
@@ -108,16 +112,17 @@ def make_app(run: Runner, report_errors: Callable[[], Any]) -> typer.Typer:
 def _add_unaligned(app: typer.Typer, run: Runner) -> None:
     @app.command()
     def unaligned(  # noqa: PLR0913 - each flag is an axis or a setting of its own
+        context: typer.Context,
         url: Annotated[str, typer.Argument(metavar="[URL]", help="The LUN; its first 64 MiB are overwritten.")] = "",
         *,
         embedded: Annotated[bool, typer.Option("--embedded", help="A target of our own in another process.")] = False,
         quick: Annotated[bool, typer.Option("--quick", help="A small cut.")] = False,
         full: Annotated[bool, typer.Option("--full", help="The whole matrix: hours.")] = False,
-        shapes: Annotated[str, typer.Option(help=f"Of {', '.join(SHAPE_NAMES)}.")] = "",
-        strategies: Annotated[str, typer.Option(help=f"Of {', '.join(ALL_STRATEGIES)}.")] = "",
+        shapes: Annotated[str, typer.Option(help=f"Of {', '.join((*SHAPE_NAMES, *COUNT_NAMES))}.")] = "",
+        strategies: Annotated[str, typer.Option(help=f"Of {', '.join((*ALL_STRATEGIES, AUTO, RAW_TCP))}.")] = "",
         sizes: Annotated[str, typer.Option(help="Bytes, as in 4K,64K,1M.")] = "",
         depths: Annotated[str, typer.Option(help="Transfers at once, as in 1,32.")] = "",
-        invalidate: Annotated[str, typer.Option(help="Who invalidates keys: remote, local or both.")] = "",
+        invalidate: Annotated[str, typer.Option(help="Who invalidates keys: remote (the target), local or both.")] = "",
         directions: Annotated[str, typer.Option(help="read, write or both.")] = "",
         seconds: Annotated[float, typer.Option(min=0.001, max=600, help="Of each repeat of a case.")] = DEFAULT_SECONDS,
         time: Annotated[float, typer.Option(min=0, help="Seconds for all, in place of --seconds.")] = 0.0,
@@ -136,20 +141,31 @@ def _add_unaligned(app: typer.Typer, run: Runner) -> None:
         async def work() -> None:
             if bool(url) == embedded:
                 raise UsageError("give either the URL of a LUN or --embedded")
+            if context.obj:
+                raise UsageError("the strategies are what is compared; choose them by --strategies, behind the command")
+            _check_places(output, report)
             given = {
                 "shapes": shapes, "strategies": strategies, "sizes": sizes, "depths": depths,
                 "invalidate": invalidate, "directions": directions,
             }  # fmt: skip
             cases = cases_of(_plan(quick=quick, full=full, given=given), embedded=embedded)
             if not cases:
-                raise UsageError("no strategy that was asked for serves the shapes that were asked for")
+                ours = "" if embedded else f"; {MULTI_MR} and {RAW_TCP} need a peer of our own, --embedded"
+                raise UsageError(f"no strategy that was asked for serves the shapes that were asked for{ours}")
             # An eighth goes into verifying, warming and connecting.
-            each = time * 7 / 8 / len(cases) / repeats if time else seconds
-            bench = Unaligned(cases, Settings(round(each, 4), repeats, seed, fresh), Url.parse(url) if url else None)
+            each = max(time * 7 / 8 / len(cases) / repeats - LEAD, SLICE_MIN) if time else seconds
+            bench = Unaligned(cases, Settings(round(each, 4), repeats, seed, fresh), _iser_url(url) if url else None)
             async with bench:
                 await _run_unaligned(bench, output, report, restart=restart)
 
         run(work())
+
+
+def _iser_url(text: str) -> Url:
+    url = Url.parse(text)
+    if url.portal.transport != "iser":
+        raise UsageError("plain iSCSI registers no memory, so all strategies are one; give an iser:// URL")
+    return url
 
 
 async def _run_unaligned(bench: Unaligned, output: Path, report: Path | None, *, restart: bool) -> None:
@@ -158,8 +174,16 @@ async def _run_unaligned(bench: Unaligned, output: Path, report: Path | None, *,
     if restart:
         path.unlink(missing_ok=True)
     journal = Journal(path, result)
-    with _progress() as progress:
-        await bench.run(result, journal, progress)
+    if journal.done:
+        typer.echo(f"going on with {path}: {len(journal.done)} of {len(bench.cases)} cases are there", err=True)
+    try:
+        with shown_progress((bench.settings.seconds + LEAD) * _OVERHEAD) as progress:
+            await bench.run(result, journal, progress)
+    except BaseException:
+        if journal.done:
+            done = f"{len(journal.done)} of {len(bench.cases)} cases are in {path}"
+            typer.echo(f"iser: {done}; the same command goes on from there", err=True)
+        raise
     show(result, _console())
     _save(result, output, report)
     journal.remove()
@@ -192,6 +216,7 @@ def _add_mr(app: typer.Typer, report_errors: Callable[[], Any]) -> None:
 def _add_io(app: typer.Typer, run: Runner) -> None:
     @app.command()
     def io(  # noqa: PLR0913 - each flag is a setting of a job
+        context: typer.Context,
         url: Annotated[str, typer.Argument(metavar="URL", help="The LUN; writes overwrite it.")],
         *,
         file: Annotated[Path | None, typer.Option("--job", help="A TOML file of jobs; flags count less.")] = None,
@@ -202,7 +227,7 @@ def _add_io(app: typer.Typer, run: Runner) -> None:
         runtime: Annotated[float, typer.Option(help="Seconds.")] = 5.0,
         pattern: Annotated[str, typer.Option(help="random or sequential.")] = "random",
         shape: Annotated[str, typer.Option(help="Of the lists.")] = "S0",
-        strategy: Annotated[str, typer.Option(help="How lists are registered.")] = "auto",
+        strategy: Annotated[str, typer.Option(help="How lists are registered, in place of what the URL says.")] = "",
         output: Annotated[Path | None, typer.Option(help="A JSON file.")] = None,
     ) -> None:
         """A job like fio's: mix, size, depth, runtime, offsets and the shape of the lists."""
@@ -211,8 +236,10 @@ def _add_io(app: typer.Typer, run: Runner) -> None:
             if engine not in jobs.ENGINES:
                 raise UsageError(f"engine {engine!r} does not exist; choose among {', '.join(jobs.ENGINES)}")
             flags = jobs.Job("job", read, parse_size(size), depth, runtime, pattern, shape, strategy)
+            everywhere = context.obj or {}  # the flags before the command
             outcomes = []
-            for one in jobs.load_jobs(file) if file else [flags]:
+            for given in jobs.load_jobs(file) if file else [flags]:
+                one = replace(given, **{**everywhere, "strategy": given.strategy or everywhere.get("strategy", "")})
                 mover = await jobs.ENGINES[engine](url, one)
                 try:
                     outcomes.append(await jobs.run_job(mover, one))

@@ -19,7 +19,7 @@ from rich.console import Console
 import initiator
 from initiator.bench.histogram import Histogram
 from initiator.bench.result import PERCENTILES
-from initiator.bench.shapes import SHAPE_NAMES, element_count, lay
+from initiator.bench.shapes import COUNT_NAMES, SHAPE_NAMES, element_count, lay
 from initiator.lun import Lun
 from initiator.options import parse_size
 from iser.errors import ConfigError, UsageError
@@ -29,13 +29,15 @@ __all__ = ["ENGINES", "IoEngine", "Job", "LunEngine", "Outcome", "load_jobs", "r
 
 MAX_SECONDS: Final = 86400.0
 SECTOR: Final = 512
+_KINDS: Final = {"int": "a number", "float": "a number", "str": "a text in quotes", "bool": "true or false"}
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """``read_percent`` of the transfers read; ``size`` is that of one, at multiples of itself below ``span`` bytes.
 
-    ``pattern`` is ``random`` or ``sequential``; ``span`` 0 is all of the LUN; ``runtime`` in seconds.
+    ``pattern`` is ``random`` or ``sequential``; ``span`` 0 is all of the LUN; ``runtime`` in seconds; ``strategy`` is
+    the URL's where it is empty.  ``no_bounce`` refuses lists in place of copying them.
 
     Raises UsageError.
     """
@@ -47,10 +49,11 @@ class Job:
     runtime: float = 5.0
     pattern: str = "random"
     shape: str = "S0"
-    strategy: str = "auto"
+    strategy: str = ""
     offset: int = 0
     span: int = 0
     seed: int = 1
+    no_bounce: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.read_percent <= 100:
@@ -64,7 +67,9 @@ class Job:
         if self.pattern not in ("random", "sequential"):
             raise UsageError(f"pattern {self.pattern!r}: give random or sequential")
         if self.shape not in SHAPE_NAMES and not element_count(self.shape):
-            raise UsageError(f"shape {self.shape!r} does not exist; choose among {', '.join(SHAPE_NAMES)}")
+            raise UsageError(
+                f"shape {self.shape!r} does not exist; choose among {', '.join((*SHAPE_NAMES, *COUNT_NAMES))}"
+            )
         if min(self.offset, self.span) < 0 or self.offset % SECTOR:
             raise UsageError("offset and span: give bytes, the offset a multiple of 512")
 
@@ -107,7 +112,7 @@ def _value(name: str, value: object, kind: str) -> object:
     if kind == "float" and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if type(value).__name__ != kind:
-        raise UsageError(f"{name} = {value!r}: give a {'number' if kind != 'str' else 'text in quotes'}")
+        raise UsageError(f"{name} = {value!r}: give {_KINDS[kind]}")
     return value
 
 
@@ -148,7 +153,12 @@ class LunEngine(IoEngine):
 
 
 async def _open_iser(url: str, job: Job) -> IoEngine:
-    return LunEngine(await initiator.connect(url, queue_depth=job.depth, strategy=job.strategy))
+    options: dict[str, Any] = {"queue_depth": job.depth}
+    if job.strategy:
+        options["strategy"] = job.strategy
+    if job.no_bounce:
+        options["no_bounce"] = True
+    return LunEngine(await initiator.connect(url, **options))
 
 
 async def _open_libiscsi(url: str, job: Job) -> IoEngine:
@@ -172,13 +182,18 @@ class Outcome:
     reads: list[int] = field(default_factory=list)
     writes: list[int] = field(default_factory=list)
 
+    @property
+    def cpu_each(self) -> float:
+        """Nanoseconds of processor time of this process for one transfer."""
+        return self.cpu / max(1, len(self.reads) + len(self.writes))
+
     def to_json(self) -> dict[str, Any]:
         """Rates and percentiles."""
         sides = {"read": self.reads, "write": self.writes}
         return {
             "job": {each.name: getattr(self.job, each.name) for each in fields(self.job)},
             "seconds": self.seconds,
-            "cpu_ns_per_io": self.cpu / max(1, len(self.reads) + len(self.writes)),
+            "cpu_ns_per_io": self.cpu_each,
             **{name: _summary(samples, self.job.size, self.seconds) for name, samples in sides.items() if samples},
         }
 
@@ -223,13 +238,14 @@ async def run_job(engine: IoEngine, job: Job) -> Outcome:
 
 
 def show_outcome(outcome: Outcome, console: Console) -> None:
-    """Two lines at most, like fio's."""
+    """Two lines at most, like fio's; the processor time is that of this process for one transfer of either kind."""
+    cpu = outcome.cpu_each
     for name, samples in (("read", outcome.reads), ("write", outcome.writes)):
         if samples:
             found = _summary(samples, outcome.job.size, outcome.seconds)
             latency = "  ".join(f"{key} {value / 1000:,.0f} us" for key, value in found["latency_ns"].items())
             console.print(
                 f"{outcome.job.name}: {name:<5} {found['iops']:10,.0f} IOPS"
-                f" {found['bytes_per_second'] / 1e6:9,.1f} MB/s  {latency}",
+                f" {found['bytes_per_second'] / 1e6:9,.1f} MB/s  {latency}  CPU {cpu / 1000:,.1f} us",
                 highlight=False,
             )

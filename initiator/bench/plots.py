@@ -5,6 +5,7 @@ Colours are Okabe and Ito's, which stay apart for colour-blind readers; markers 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from initiator.bench.result import Measurement, Result
+from initiator.bench.result import Measurement, Ratio, Result
 from initiator.bench.shapes import SHAPES
 from initiator.bench.table import size_name
 
@@ -31,12 +32,14 @@ STYLES: Final[dict[str, tuple[str, str]]] = {
     "multi_mr": ("#CC79A7", "P"),
     "split": ("#E69F00", "X"),
     "dma_key": ("#7F7F7F", "<"),
+    "auto": ("#8C564B", "*"),
     "immediate": ("#B8A800", ">"),
 }
-_TAIL: Final = 99.5  # percentile at which the axis of latencies ends, as a few outliers would squeeze the rest
+_TAIL: Final = 99.95  # percentile at which the axes of latencies end, as a few outliers would squeeze the rest
 _PNG_DPI: Final = 110
-_RATIO_SPAN: Final = 3.0  # the heat map's colours end at a third and at three times
-_DARK: Final = 0.28  # colour values from the middle beyond which white letters read better
+_RATIO_SPAN: Final = 2.0  # the heat map's colours end at half and at twice
+_DOUBT: Final = "#6b6b6b"  # of a ratio that may be on the other side of 1
+_DARK: Final = 0.33  # colour values from the middle beyond which white letters read better
 
 mpl.rcParams.update(
     {
@@ -124,8 +127,12 @@ def bandwidth(result: Result) -> Figure | None:
                 axes.set_ylabel(f"{_direction(write)}, GB/s")
     for row, write in enumerate((False, True)):
         # The row shares its axis, so that one limit holds for all of it.
-        rates = [max(each.rates) for each in found if each.case.write == write]
-        grid[row][0].set_ylim(0, 1.05 * max(rates, default=1e9) / 1e9)
+        rates = [each.rate / 1e9 for each in found if each.case.write == write] or [1.0]
+        grid[row][0].set_yscale("log")
+        grid[row][0].set_ylim(min(rates) / 1.3, 1.3 * max(rates))
+        grid[row][0].yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        grid[row][0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        grid[row][0].yaxis.set_minor_locator(NullLocator())
     grid[1][0].set_xlabel("size of one transfer, B")
     figure.suptitle(f"Throughput by shape and strategy, {depth} transfers at once (median; bars: least and most)")
     _legend(figure, list(grid.flat))
@@ -181,7 +188,7 @@ def _heat_map(result: Result, other: str) -> Figure | None:
     shapes = _shapes(found)
     sizes = sorted({each.case.size for each in found if each.case.depth in depths})
     figure = Figure(
-        figsize=(1.5 + 2 * len(depths) * (0.62 * len(sizes) + 0.35), 0.42 * len(shapes) + 2.1), layout="constrained"
+        figsize=(2.5 + 2 * len(depths) * (0.62 * len(sizes) + 0.35), 0.42 * len(shapes) + 2.3), layout="constrained"
     )
     grid = figure.subplots(1, 2 * len(depths), sharey=True, squeeze=False)[0]
     image = None
@@ -192,9 +199,14 @@ def _heat_map(result: Result, other: str) -> Figure | None:
     grid[0].set_yticks(range(len(shapes)), [f"{shape}  {SHAPES[shape].title}" for shape in shapes])
     assert image is not None
     bar = figure.colorbar(image, ax=list(grid), shrink=0.9, pad=0.01)
-    bar.set_ticks([0.5, 0.75, 1, 1.5, 2, 3], labels=["0.5", "0.75", "1", "1.5", "2", "3"])
+    bar.set_ticks([0.5, 0.75, 1, 1.5, 2], labels=["0.5 or less", "0.75", "1", "1.5", "2 or more"])
     bar.ax.minorticks_off()
-    figure.suptitle(f"Throughput of indirect / {other}\n(above 1: not copying is faster)")
+    figure.supxlabel("size of one transfer, B", fontsize="medium")
+    figure.suptitle(
+        f"Throughput of indirect / {other}\nabove 1, not copying is faster\n"
+        "grey and slanted: may be either, with 95 % confidence",
+        fontsize="medium",
+    )
     return figure
 
 
@@ -207,19 +219,23 @@ def _heat_panel(
         for each in found
         if each.case.write == write and each.case.depth == depth
     }
-    cells = [[float("nan")] * len(sizes) for _ in shapes]
+    ratios: dict[tuple[int, int], Ratio] = {}
     for row, shape in enumerate(shapes):
         for column, size in enumerate(sizes):
             one, two = cases.get(("indirect", shape, size)), cases.get((other, shape, size))
             if one and two:
-                cells[row][column] = one.times(two)
+                ratios[row, column] = one.times(two)
+    nothing = Ratio(float("nan"), 0, 0)
+    cells = [[ratios.get((row, column), nothing).value for column in range(len(sizes))] for row in range(len(shapes))]
     norm = TwoSlopeNorm(vcenter=1.0, vmin=1 / _RATIO_SPAN, vmax=_RATIO_SPAN)
     image = axes.imshow(cells, cmap="PuOr_r", norm=norm, aspect="auto")
-    for row, values in enumerate(cells):
-        for column, value in enumerate(values):
-            if value == value:  # noqa: PLR0124 - false for a cell without data
-                dark = abs(float(norm(value)) - 0.5) > _DARK
-                axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black")
+    for (row, column), ratio in ratios.items():
+        doubtful = ratio.low < 1 < ratio.high
+        dark = abs(float(norm(ratio.value)) - 0.5) > _DARK
+        axes.text(
+            column, row, f"{ratio.value:.2f}", ha="center", va="center", style="italic" if doubtful else "normal",
+            color="white" if dark else _DOUBT if doubtful else "black",
+        )  # fmt: skip
     axes.set_xticks(range(len(sizes)), [_tick(size) for size in sizes])
     axes.tick_params(length=0)
     for spine in axes.spines.values():
@@ -256,7 +272,7 @@ def latency(result: Result) -> Figure | None:
                     most = max(most, each.latency.percentile(_TAIL) / 1000)
                     colour, _ = STYLES[each.case.strategy]
                     axes.step(
-                        [value / 1000 for value, _ in points], [100 * share for _, share in points], where="post",
+                        [value / 1000 for value, _ in points], [_nines(share) for _, share in points], where="post",
                         color=colour, linewidth=1.4, label=each.case.strategy,
                     )  # fmt: skip
             if least < most:
@@ -270,14 +286,23 @@ def latency(result: Result) -> Figure | None:
     return figure
 
 
+_SHARES: Final = (0, 50, 75, 90, 99, 99.9)
+
+
+def _nines(share: float) -> float:
+    """Where a share is on an axis that has as much room from 90 to 99 % as from 99 to 99.9 %."""
+    return -math.log10(max(1 - share, 1e-9))
+
+
 def _latency_axes(axes: Axes, title: str) -> None:
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high > 8 * low else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.tick_params(axis="x", labelrotation=30)
     axes.set_title(title)
-    axes.set_yticks([0, 25, 50, 75, 90, 99])
-    axes.set_ylim(0, 101)
+    axes.set_yticks([_nines(percent / 100) for percent in _SHARES], [f"{percent:g}" for percent in _SHARES])
+    axes.set_ylim(0, _nines(_TAIL / 100))
     axes.grid(color="#dddddd", linewidth=0.6)
 
 

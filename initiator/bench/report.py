@@ -20,7 +20,7 @@ from iser.errors import UsageError
 if TYPE_CHECKING:
     from initiator.bench.costmodel import Fit
 
-__all__ = ["write_report"]
+__all__ = ["check_report", "write_report"]
 
 #: What a software RNIC can and cannot claim; part of every report.
 CLAIMS: Final = (
@@ -51,15 +51,25 @@ _COLUMNS: Final = (
 Rows = Sequence[Sequence[str]]
 
 
-def write_report(result: Result, folder: Path) -> None:
-    """Write ``report.md``, ``report.html`` and the plots.  Raises UsageError without the extra or for no data."""
+def check_report(folder: Path) -> None:
+    """Raises UsageError where :func:`write_report` would: better before hours of measuring than after them."""
     try:
-        from initiator.bench import costmodel, plots  # noqa: PLC0415 - of the bench extra
+        from initiator.bench import costmodel, plots  # noqa: F401, PLC0415 - of the bench extra
     except ImportError as error:
         raise UsageError(f"the report needs {error.name}; install the bench extra: pip install 'iser[bench]'") from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be made a folder for the report: {error.strerror}") from None
+
+
+def write_report(result: Result, folder: Path) -> None:
+    """Write ``report.md``, ``report.html`` and the plots.  Raises UsageError without the extra or for no data."""
+    check_report(folder)
+    from initiator.bench import costmodel, plots  # noqa: PLC0415 - of the bench extra
+
     if not result.measurements:
         raise UsageError("the result has no measurements; run iser bench unaligned to its end")
-    folder.mkdir(parents=True, exist_ok=True)
     drawn = plots.draw_all(result, folder)
     fits = [costmodel.fit(result.measurements, write=write) for write in (False, True)]
     model = [each for each in fits if each is not None]
@@ -95,9 +105,13 @@ def _sections(
 def _goal_sections(goals: Sequence[Goal]) -> list[_Section]:
     if not goals:
         return []
-    missed = [goal for goal in goals if not goal.reached]
-    words = (f"{len(goals) - len(missed)} of {len(goals)} reached.",)
-    rows = [(goal.what, goal.value, goal.wanted, "yes" if goal.reached else "no") for goal in goals]
+    reached, open_ = (sum(goal.verdict == verdict for goal in goals) for verdict in ("yes", "open"))
+    words = (
+        f"{reached} of {len(goals)} reached, {open_} open. A ratio is the median of the ratios of each turn, and in"
+        " brackets is where that of ever more turns would lie (95 % confidence); open is what misses the goal by less"
+        " than that.",
+    )
+    rows = [(goal.what, goal.value, goal.wanted, goal.verdict) for goal in goals]
     return [_Section("Goals", words, ("what", "measured", "goal", "reached"), rows)]
 
 

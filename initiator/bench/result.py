@@ -11,19 +11,32 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from math import comb
 from pathlib import Path
 from statistics import median
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from initiator.bench.cases import Case
 from initiator.bench.histogram import Histogram
 from iser.errors import UsageError
 
-__all__ = ["COUNTS", "PERCENTILES", "SCHEMA", "VERSION", "Journal", "Measurement", "Result", "Slice", "write_text"]
+__all__ = [
+    "COUNTS",
+    "PERCENTILES",
+    "SCHEMA",
+    "VERSION",
+    "Journal",
+    "Measurement",
+    "Ratio",
+    "Result",
+    "Slice",
+    "write_text",
+]
 
 SCHEMA: Final = "iser-bench"
 VERSION: Final = 1
 PERCENTILES: Final = (50.0, 99.0, 99.9)
+_TAIL: Final = 0.025  # on each side of an interval
 #: Exact counts of one transfer, in the order of tables.
 COUNTS: Final = (
     "work_requests", "registrations", "local_invalidations", "remote_invalidations", "stags", "commands",
@@ -39,6 +52,31 @@ class Slice:
     ios: int
     initiator_cpu: int
     target_cpu: int | None
+
+
+class Ratio(NamedTuple):
+    """A median, and between which values that of ever more turns would lie, with a confidence of 95 %.
+
+    With fewer than six turns these are the least and the most, which are 93 % sure for five.  Two cases that took no
+    turns have the least that is possible and the most.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, ratios: Sequence[float]) -> Self:
+        """Of the ratio of each turn: by how many turns may lie on either side of the median, as coins fall."""
+        ordered = sorted(ratios)
+        count, beyond, seen = len(ordered), 0, 1  # of 2**count ways, those with fewer than ``beyond`` on one side
+        while seen + comb(count, beyond + 1) <= _TAIL * 2**count:
+            beyond += 1
+            seen += comb(count, beyond)
+        return cls(median(ordered), ordered[beyond], ordered[-1 - beyond])
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
 @dataclass(slots=True)
@@ -65,11 +103,12 @@ class Measurement:
         """The median of the repeats."""
         return median(self.rates)
 
-    def times(self, other: Measurement) -> float:
+    def times(self, other: Measurement) -> Ratio:
         """How many times as fast as ``other``: where they took turns, the median of the ratios of each turn."""
-        if self.case.group != other.case.group or len(self.slices) != len(other.slices):
-            return self.rate / other.rate
-        return median(mine / theirs for mine, theirs in zip(self.rates, other.rates, strict=True))
+        if self.case.turns != other.case.turns or len(self.slices) != len(other.slices):
+            mine, theirs = self.rates, other.rates
+            return Ratio(self.rate / other.rate, min(mine) / max(theirs), max(mine) / min(theirs))
+        return Ratio.of([mine / theirs for mine, theirs in zip(self.rates, other.rates, strict=True)])
 
     @property
     def spread(self) -> float:
@@ -202,43 +241,62 @@ class Result:
 class Journal:
     """A line for each measurement that is complete, so that a run that was ended can go on.
 
-    A journal of other settings is refused, so that no result is made of two different runs.
+    A journal of other settings is refused, so that no result is made of two different runs; one without a measurement
+    is none.  Raises UsageError.
     """
 
     def __init__(self, path: Path, result: Result) -> None:
-        self._path = path
+        self.path = path
         self.done: dict[str, Measurement] = {}
+        self._head = json.dumps(result.head())
         if path.exists():
             self._read(result)
-        else:
-            write_text(path, json.dumps(result.head()) + "\n")
 
     def _read(self, result: Result) -> None:
-        lines = self._path.read_text().splitlines()
         try:
+            lines = self.path.read_text().splitlines()
             head = json.loads(lines[0])
             kind, settings = head["kind"], head["settings"]
+        except OSError as error:
+            raise UsageError(f"{self.path}: cannot be read: {error.strerror}") from None
         except (ValueError, KeyError, IndexError, TypeError):
-            raise UsageError(f"{self._path}: is no journal of iser bench; remove it") from None
+            raise UsageError(f"{self.path}: is no journal of iser bench; remove it") from None
+        done = _complete(lines[1:])
+        if not done:
+            self.remove()
+            return
         if (kind, settings) != (result.kind, json.loads(json.dumps(result.settings))):
-            raise UsageError(f"{self._path}: is the journal of a run with other settings; remove it or choose --output")
+            raise UsageError(
+                f"{self.path}: is the journal of a run with other settings; choose another --output, or --restart"
+            )
         result.environment = head["environment"]
-        for line in lines[1:]:
-            try:
-                measurement = Measurement.from_json(json.loads(line))
-            except ValueError:
-                break  # the line that was being written when the run ended
-            self.done[measurement.case.key] = measurement
+        self.done = done
+        # Without the line that was being written when the run ended, as the next is written after it.
+        write_text(self.path, "".join(f"{line}\n" for line in lines[: 1 + len(done)]))
 
     def add(self, measurement: Measurement) -> None:
         """Note a measurement."""
+        if not self.path.exists():
+            write_text(self.path, self._head + "\n")
         self.done[measurement.case.key] = measurement
-        with self._path.open("a") as file:
+        with self.path.open("a") as file:
             file.write(json.dumps(measurement.to_json()) + "\n")
 
     def remove(self) -> None:
         """The run is complete, and its result saved."""
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+
+
+def _complete(lines: Sequence[str]) -> dict[str, Measurement]:
+    """Measurements by key, up to the line that was being written when the run ended."""
+    done: dict[str, Measurement] = {}
+    for line in lines:
+        try:
+            measurement = Measurement.from_json(json.loads(line))
+        except (ValueError, KeyError, TypeError):
+            break
+        done[measurement.case.key] = measurement
+    return done
 
 
 def write_text(path: Path, text: str) -> None:

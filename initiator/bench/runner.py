@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
+import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -28,8 +30,9 @@ __all__ = ["Progress", "Settings", "Unaligned"]
 
 RAW_RATE: Final = 2e9  # bytes in a second that plain sockets are first taken to move
 SLICE_MIN: Final = 0.01  # seconds
+LEAD: Final = 0.005  # seconds of each turn that are not measured: other cases had the caches and windows before
 
-Progress = Callable[[int, int, Case], None]  # cases that are complete, all cases, and the one to come
+Progress = Callable[[int, int, Case], None]  # turns that are complete, all turns, and the case to come
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,39 +85,42 @@ class Unaligned:
 
     async def run(self, result: Result, journal: Journal | None, progress: Progress) -> None:
         """Measure what the journal does not have yet, and put all into ``result``."""
-        done = journal.done if journal else {}
-        number = 0
+        done = dict(journal.done) if journal else {}
+        total = len(self.cases) * self.settings.repeats
+        turns = sum(case.key in done for case in self.cases) * self.settings.repeats
         for group in _groups(self.cases):
             missing = [case for case in group if case.key not in done]
             if missing:
-                for measurement in await self._group(missing, partial(progress, number, len(self.cases))):
+                for measurement in await self._group(missing, partial(_later, progress, turns, total)):
                     done[measurement.case.key] = measurement
                     if journal:
                         journal.add(measurement)
-            number += len(group)
-            progress(number, len(self.cases), group[-1])
+            turns += len(missing) * self.settings.repeats
+            progress(turns, total, group[-1])
         result.measurements = [done[case.key] for case in self.cases]
 
-    async def _group(self, cases: Sequence[Case], progress: Callable[[Case], None]) -> list[Measurement]:
-        first = cases[0]
-        workload = Workload(first.shape, first.size, first.depth, self.settings.seed)
+    async def _group(self, cases: Sequence[Case], progress: Callable[[int, Case], None]) -> list[Measurement]:
+        workloads = {
+            case.shape: Workload(case.shape, case.size, case.depth, self.settings.seed)
+            for case in {case.shape: case for case in cases}.values()
+        }
         found = []
         for case in cases:
+            workload = workloads[case.shape]
             measurement = Measurement(case, list=workload.describe(), digest=workload.digest)
-            found.append(_Measured(measurement, await self._engine(case, workload)))
+            found.append(_Measured(measurement, workload, await self._engine(case, workload)))
         try:
             for each in found:
-                progress(each.case)
-                await self._verify(each, workload)
+                progress(0, each.case)
+                await self._verify(each)
             for each in found:
-                await self._warm(each, workload)
-            for repeat in range(self.settings.repeats):
-                for index in range(len(found)):
-                    each = found[(index + repeat) % len(found)]
-                    progress(each.case)
-                    await self._slice(each, workload)
+                await self._warm(each)
+            with _quiet_collector():
+                for number, each in enumerate(_turns(found, self.settings)):
+                    progress(number, each.case)
+                    await self._slice(each)
             for each in found:
-                await self._verify(each, workload)
+                await self._verify(each)
                 each.finish()
         finally:
             for each in found:
@@ -142,9 +148,9 @@ class Unaligned:
         client = await MultiMrClient.connect(port, pool, remote_invalidate=case.invalidate == "remote")
         return MultiMrEngine(client, pid)
 
-    async def _verify(self, each: _Measured, workload: Workload) -> None:
+    async def _verify(self, each: _Measured) -> None:
         """Move the first lists out and back in, and compare every byte.  Warms the pools, too."""
-        case, engine = each.case, each.engine
+        case, engine, workload = each.case, each.engine, each.workload
         if engine is None:
             return
         for index in range(min(VERIFIED, len(workload.data))):
@@ -162,33 +168,37 @@ class Unaligned:
                 workload.check_list(index, case.key)
             each.measurement.verified += 1
 
-    async def _warm(self, each: _Measured, workload: Workload) -> None:
+    async def _warm(self, each: _Measured) -> None:
         """One round of all workers, so that pools have grown to what the depth needs."""
         if each.engine is not None:
-            await asyncio.gather(*(self._worker(each, workload, number, 0, []) for number in range(each.case.depth)))
+            await self._move(each, 0, [])
 
-    async def _slice(self, each: _Measured, workload: Workload) -> None:
+    async def _slice(self, each: _Measured) -> None:
         case, engine, settings = each.case, each.engine, self.settings
         if engine is None:
             rates = each.measurement.rates
             rate = rates[-1] if rates else RAW_RATE
             each.measurement.slices.append(await raw_slice(case.size, settings.seconds, rate, write=case.write))
             return
+        await self._move(each, time.perf_counter_ns() + int(LEAD * 1e9), [])
         samples: list[int] = []
         before, operations = engine.counters.copy(), engine.remote_operations
         peer, own, start = cpu_of(engine.peer_pid), own_cpu(), time.perf_counter_ns()
-        end = start + int(max(settings.seconds, SLICE_MIN) * 1e9)
-        await asyncio.gather(*(self._worker(each, workload, number, end, samples) for number in range(case.depth)))
+        await self._move(each, start + int(max(settings.seconds, SLICE_MIN) * 1e9), samples)
         elapsed = (time.perf_counter_ns() - start) / 1e9
         spent, after = own_cpu() - own, cpu_of(engine.peer_pid)
         other = None if peer is None or after is None else after - peer
         each.measurement.slices.append(Slice(elapsed, len(samples), spent, other))
         each.note(samples, engine.counters.since(before), operations)
 
-    async def _worker(self, each: _Measured, workload: Workload, number: int, end: int, samples: list[int]) -> None:
+    async def _move(self, each: _Measured, end: int, samples: list[int]) -> None:
+        """All workers, until the clock says ``end``; adds the latencies to ``samples``."""
+        await asyncio.gather(*(self._worker(each, number, end, samples) for number in range(each.case.depth)))
+
+    async def _worker(self, each: _Measured, number: int, end: int, samples: list[int]) -> None:
         engine, write, depth = each.engine, each.case.write, each.case.depth
         assert engine
-        lists, offsets, now = workload.lists, workload.offsets, time.perf_counter_ns
+        lists, offsets, now = each.workload.lists, each.workload.offsets, time.perf_counter_ns
         count, fresh = len(lists), self.settings.fresh
         at = number % count
         while True:
@@ -205,8 +215,9 @@ class Unaligned:
 class _Measured:
     """A measurement in the making."""
 
-    def __init__(self, measurement: Measurement, engine: Engine | None) -> None:
+    def __init__(self, measurement: Measurement, workload: Workload, engine: Engine | None) -> None:
         self.measurement = measurement
+        self.workload = workload
         self.case = measurement.case
         self.engine = engine
         self._totals = RegistrationCounters()
@@ -249,8 +260,40 @@ def _exact(count: int, ios: int) -> float:
     return count // ios if not count % ios else count / ios
 
 
+def _later(progress: Progress, turns: int, total: int, number: int, case: Case) -> None:
+    """Tell of turn ``number`` of a group, before which ``turns`` were complete."""
+    progress(turns + number, total, case)
+
+
+def _turns(found: Sequence[_Measured], settings: Settings) -> Iterator[_Measured]:
+    """Who comes when: shuffled for each repeat, and the next time backwards.
+
+    So none always follows the same other, whose memory the caches still hold, and what drifts hits all alike.
+    """
+    first = found[0].case
+    shuffled = list(found)
+    randomness = random.Random(f"turns/{settings.seed}/{first.key}")  # noqa: S311 - the same order in every run
+    for repeat in range(settings.repeats):
+        if repeat % 2:
+            shuffled.reverse()
+        else:
+            randomness.shuffle(shuffled)
+        yield from shuffled
+
+
+@contextmanager
+def _quiet_collector() -> Iterator[None]:
+    """Keep the garbage collector from walking what is there already, in whichever case it would come."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def _groups(cases: Sequence[Case]) -> list[list[Case]]:
     groups: dict[object, list[Case]] = {}
     for case in cases:
-        groups.setdefault(case.group, []).append(case)
+        groups.setdefault(case.turns, []).append(case)
     return list(groups.values())

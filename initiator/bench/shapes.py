@@ -15,6 +15,7 @@ from iser.errors import UsageError
 __all__ = [
     "CORE_SHAPES",
     "COUNTS",
+    "COUNT_NAMES",
     "MIX_FRACTIONS",
     "PAGE",
     "SHAPES",
@@ -176,6 +177,7 @@ SHAPES: Final[dict[str, ShapeInfo]] = {
 SHAPE_NAMES: Final = (*SHAPES, *(f"Smix({fraction:g})" for fraction in MIX_FRACTIONS))
 #: Shapes ``E1`` to ``E256`` are so many elements of equal length, for what one more of them costs.
 COUNTS: Final = (1, 2, 4, 5, 8, 16, 64, 128, 256)
+COUNT_NAMES: Final = tuple(f"E{count}" for count in COUNTS)
 CORE_SHAPES: Final = ("S0", "S2", "S4", "S5", "S8", "S9")
 
 
@@ -208,7 +210,7 @@ def lay(name: str, size: int, seed: int, serial: int = 0) -> Layout:
     if count:
         info = ShapeInfo(f"{count} elements", partial(_equal, count), smallest=PAGE)
     if info is None:
-        raise UsageError(f"shape {name!r} does not exist; choose among {', '.join(SHAPE_NAMES)}")
+        raise UsageError(f"shape {name!r} does not exist; choose among {', '.join((*SHAPE_NAMES, *COUNT_NAMES))}")
     if size < info.smallest:
         raise UsageError(f"shape {name} needs at least {info.smallest} bytes, not {size}")
     spans = info.make(size, randomness)

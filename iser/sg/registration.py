@@ -9,8 +9,16 @@ from iser.rdma.api import Access, MemoryRegion, RegMr
 from iser.sg.pool import Arena, ArenaPool, BouncePool, RegionPool, Slot, SlotPool
 from iser.sg.sglist import SgList
 
-__all__ = ["ArenaRegistration", "BounceRegistration", "Direction", "Registration", "SlotRegistration", "copy_into"]
+__all__ = [
+    "ArenaRegistration",
+    "BounceRegistration",
+    "Direction",
+    "Registration",
+    "SlotRegistration",
+    "copy_into",
+]
 
+_JOINED: Final = 2048  # bytes of a piece, on average, from which on a loop over pieces costs less than joining them
 _ANY_ACCESS: Final = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ
 
 
@@ -161,5 +169,14 @@ class ArenaRegistration(Registration):
 def copy_into(window: memoryview, sg: SgList) -> None:
     """Gather ``sg`` into ``window``, which is as long."""
     views = sg.views
-    # Joined first, the bytes are copied twice, which costs less than a loop over pieces here.
-    window[:] = views[0] if len(views) == 1 else b"".join(views)
+    if len(views) == 1:
+        window[:] = views[0]
+    elif sg.length < _JOINED * len(views):
+        # Joined first, the bytes are copied twice, which costs less than a loop over small pieces here.
+        window[:] = b"".join(views)
+    else:
+        start = 0
+        for view in views:
+            end = start + len(view)
+            window[start:end] = view
+            start = end

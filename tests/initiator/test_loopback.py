@@ -48,3 +48,29 @@ async def test_a_target_that_will_not_end_is_killed(monkeypatch: pytest.MonkeyPa
     await process.stdout.readline()
     await loopback._stop(process)
     assert process.returncode == -9
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends a child with its parent")
+async def test_a_target_does_not_outlive_a_process_that_is_killed() -> None:
+    script = (
+        "import asyncio\n"
+        "from initiator.loopback import started_target\n"
+        "async def work():\n"
+        "    async with started_target('1M') as (url, pid):\n"
+        "        print(url, flush=True)\n"
+        "        await asyncio.sleep(60)\n"
+        "asyncio.run(work())\n"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout
+    url = (await process.stdout.readline()).decode().strip()
+    process.kill()
+    await process.wait()
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                lun = await initiator.connect(url, login_timeout=1)
+            except ConnectionFailed:
+                break
+            await lun.close()
+            await asyncio.sleep(0.05)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from iser.errors import PoolEmpty
@@ -105,6 +107,15 @@ def test_a_piece_of_an_arena_is_told_as_the_device_counts(zero_based: bool) -> N
         arena.region.iova = 0
     registration = ArenaRegistration(SgList.of(whole[100:200], writable=True), arenas)
     assert (registration.iova, registration.length) == (arena.region.iova + 100, 100)
+
+
+@pytest.mark.parametrize("size", [512, 4096])
+def test_pieces_are_copied_in_order_joined_or_one_by_one(size: int) -> None:
+    memory = memoryview(bytearray(random.Random(1).randbytes(9 * size)))
+    spans = [(place * size + 1, size) for place in (5, 0, 7, 3)]
+    window = memoryview(bytearray(4 * size))
+    copy_into(window, SgList.spans(memory, spans))
+    assert window == b"".join(memory[start : start + length] for start, length in spans)
 
 
 def test_copy_into_keeps_the_order_of_the_list() -> None:
