@@ -17,7 +17,7 @@ from initiator.bench import job as jobs
 from initiator.bench import loopback as loopback_bench
 from initiator.bench import mr as mr_bench
 from initiator.bench.cases import ALL_STRATEGIES, CORE, FULL, MULTI_MR, QUICK, RAW_TCP, Axes, cases_of
-from initiator.bench.compare import compare, show_comparison
+from initiator.bench.compare import compare, differences, show_comparison
 from initiator.bench.environment import describe_environment
 from initiator.bench.progress import shown_progress
 from initiator.bench.result import Journal, Result, write_text
@@ -265,7 +265,10 @@ def _add_compare(app: typer.Typer, report_errors: Callable[[], Any]) -> None:
     ) -> None:
         """Ratios of two results, with confidence; exits with 3 when the second is worse."""
         with report_errors():
-            found = compare(Result.load(first), Result.load(second))
+            before, after = Result.load(first), Result.load(second)
+            found = compare(before, after)
+            for difference in differences(before, after):
+                typer.echo(f"not alike, so that times may differ for that: {difference}", err=True)
             if show_comparison(found, threshold, _console()):
                 raise typer.Exit(EXIT_WORSE)
 

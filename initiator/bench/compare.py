@@ -15,7 +15,7 @@ from initiator.bench.result import COUNTS, Result
 from initiator.bench.table import number
 from iser.errors import UsageError
 
-__all__ = ["Comparison", "compare", "ratio_interval", "show_comparison"]
+__all__ = ["Comparison", "compare", "differences", "ratio_interval", "show_comparison"]
 
 #: Two-sided 95 % quantiles of Student's t by degrees of freedom, from 1 on; beyond the table the normal's.
 _T95: Final = (
@@ -23,6 +23,11 @@ _T95: Final = (
     2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
 _NORMAL95: Final = 1.96
+
+
+#: What has to be equal for times to tell of the code.
+ENVIRONMENT: Final = ("fabric", "machine", "processor", "processors", "system", "python", "event_loop", "optimised")
+SETTINGS: Final = ("seconds", "seed", "fresh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,19 @@ def compare(first: Result, second: Result) -> list[Comparison]:
     if not found:
         raise UsageError("the two results have no case in common; compare runs of the same matrix")
     return found
+
+
+def differences(first: Result, second: Result) -> list[str]:
+    """What else than the code differs between two runs, so that ratios of their times may tell of that instead."""
+    pairs = [
+        (name, before.get(name), after.get(name))
+        for before, after, names in (
+            (first.environment, second.environment, ENVIRONMENT),
+            (first.settings, second.settings, SETTINGS),
+        )
+        for name in names
+    ]
+    return [f"{name}: {one} and {two}" for name, one, two in pairs if one != two]
 
 
 def show_comparison(found: Sequence[Comparison], threshold: float, console: Console) -> int:

@@ -192,8 +192,11 @@ class Result:
     def from_json(cls, data: Any, where: str) -> Self:
         """From what :meth:`to_json` gave.  Raises UsageError for anything else."""
         try:
-            if data["schema"] != SCHEMA or data["version"] != VERSION:
-                raise UsageError(f"{where}: is {data['schema']} version {data['version']}, not {SCHEMA} {VERSION}")
+            if (data["schema"], data["version"]) != (SCHEMA, VERSION):
+                raise UsageError(
+                    f"{where}: is {data['schema']} version {data['version']}, and this is for {SCHEMA} version"
+                    f" {VERSION}, as iser bench unaligned writes it"
+                )
             measurements = [Measurement.from_json(each) for each in data["measurements"]]
             return cls(data["kind"], data["environment"], data["settings"], measurements)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -71,7 +71,14 @@ def test_compare_exits_with_three_when_the_second_is_worse(tmp_path: Path) -> No
         result.measurements = result.measurements[:9]
         result.save(tmp_path / name)
     assert iser("compare", "a.json", "b.json").exit_code == 3
-    assert iser("compare", "b.json", "a.json").exit_code == 0
+    better = iser("compare", "b.json", "a.json")
+    assert (better.exit_code, better.stderr) == (0, "")
+    result.settings["seed"] = 7
+    result.save(tmp_path / "c.json")
+    assert "seed: None and 7" in iser("compare", "a.json", "c.json").stderr
+    (tmp_path / "mr.json").write_text('{"schema": "iser-bench-mr", "version": 1}')
+    other = iser("compare", "a.json", "mr.json")
+    assert (other.exit_code, "mr.json: is iser-bench-mr version 1" in other.stderr) == (2, True)
 
 
 def test_mr_writes_what_it_measured(tmp_path: Path) -> None:

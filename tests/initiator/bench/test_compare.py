@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from initiator.bench.cases import Case
-from initiator.bench.compare import compare, ratio_interval, show_comparison
+from initiator.bench.compare import compare, differences, ratio_interval, show_comparison
 from initiator.bench.result import Result
 from iser.errors import UsageError
 from tests.initiator.bench.results import made_up, measurement
@@ -59,3 +59,10 @@ def test_an_exact_count_that_went_up_is_worse_however_fast_it_is() -> None:
 def test_nothing_in_common() -> None:
     with pytest.raises(UsageError, match="no case in common"):
         compare(made_up(), Result("unaligned", {}, {}))
+
+
+def test_what_else_differs_is_told() -> None:
+    first = Result("unaligned", {"processor": "one", "started": "now", "load": [1]}, {"seed": 1, "cases": 2})
+    second = Result("unaligned", {"processor": "two", "started": "then", "load": [2]}, {"seed": 2, "cases": 3})
+    assert differences(first, second) == ["processor: one and two", "seed: 1 and 2"]
+    assert differences(first, first) == []
