@@ -22,7 +22,7 @@ from tests.lab.build import PROJECT
 __all__ = ["KernelRow", "Node", "Serving", "kernel_tables", "write_and_compare"]
 
 _SIZE: Final = 256 << 20
-_FILE_SIZE: Final = 64 << 20
+_FILE_SIZE: Final = 40 << 20
 _PREFIX: Final = "iqn.2026-11.lab:"
 _TREE: Final = "/usr/share/perl5"
 _SUMS: Final = "find . -type f | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum"
@@ -35,6 +35,9 @@ _LISTS_SECONDS: Final = 150.0
 _ABORT_DELAY: Final = 40  # seconds that a read of the slow target takes
 _ANSWER_SECONDS: Final = 5.0  # to an abort, of the guest's clock; it takes some milliseconds
 _CHAP: Final = {
+    # A response that overtakes the completion of its request makes ib_iser refuse iscsid the next request ("Login/Text
+    # in progress", seen over rxe); iscsid logs in anew after this many seconds, for which it waits 30 otherwise.
+    "node.conn[0].timeo.login_timeout": "8",
     "node.session.auth.authmethod": "CHAP",
     "node.session.auth.username": CHAP[0],
     "node.session.auth.password": CHAP[1],

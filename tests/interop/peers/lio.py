@@ -69,7 +69,7 @@ class Lio(TargetPeer):
     """A disk in memory, on siw and rxe alike."""
 
     #: LIO up to 6.1.176 answers the login before the session is complete; a write right then may loop for ever.
-    settle_seconds = 0.5
+    settle_seconds = 0.3
     must_prove_itself = True
     kill_seconds = 10.0
     cut_note = "with reads in flight only; see the faults of LIO"

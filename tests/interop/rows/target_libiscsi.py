@@ -27,7 +27,7 @@ _SIZE: Final = 64 << 20
 _PORTS: Final = itertools.count(3280)
 _LOGGED_OUT: Final = "logged out"
 _KIB: Final = (0.5, 4, 64, 256)
-_HANG_SECONDS: Final = 20.0  # for a command that libiscsi is known to hang in
+_HANG_SECONDS: Final = 10.0  # for a command that libiscsi is known to hang in
 _TABLES: Final = f"""
 [limits]
 immediate_data = {{immediate}}
