@@ -32,8 +32,8 @@ _TIMEOUT: Final = 300  # seconds for one test: all is emulated
 _MACHINES: Final = 2  # that run rows side by side: rows wait as much as they compute
 #: Modules that take long, begun first, so that no machine is left with them at the end.
 _LONG: Final = (
-    "conformance", "target_verbs", "initiator_verbs", "target_libiscsi", "target_ib_iser", "target_open_iscsi",
-    "initiator_lio", "initiator_tgt",
+    "target_verbs", "target_ib_iser", "conformance", "initiator_verbs", "target_libiscsi", "target_open_iscsi",
+    "reservations", "initiator_lio", "initiator_tgt", "sg3_utils", "multipath",
 )  # fmt: skip
 _PEERS: Final = ("open-iscsi", "tgt", "libiscsi7", "rdma-core", "qemu-system-x86", "fio", "sg3-utils")
 
