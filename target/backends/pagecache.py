@@ -64,6 +64,10 @@ class PageCache:
         present = self._asked(offset, end) if self._least else self._remembered(offset, end)
         return self._view[offset:end] if present else None
 
+    def answers(self) -> bool:
+        """May mincore be called?  A sandbox may have it that it is not."""
+        return not _mincore(self._address, 1, _seen_at)
+
     def forget(self) -> None:
         """The file has lost pages."""
         self._known.clear()
@@ -114,7 +118,8 @@ def map_file(fd: int, size: int) -> PageCache | None:
             os.close(own)
     except (OSError, ValueError, OverflowError):  # no such file system, a file that was cut, no addresses left
         return None
-    return PageCache(mapping, memory=memory)
+    pages = PageCache(mapping, memory=memory)
+    return pages if pages.answers() else None
 
 
 def _told(fd: int) -> bool:

@@ -147,6 +147,11 @@ def test_a_file_that_the_kernel_would_lie_about_is_not_mapped(file: int, monkeyp
     assert map_file(file, SIZE) is None
 
 
+def test_nothing_is_mapped_where_a_sandbox_forbids_the_look(file: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pagecache, "_mincore", lambda *_: -1)
+    assert map_file(file, SIZE) is None
+
+
 def test_what_cannot_be_mapped_is_not(file: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert map_file(file, 2 * SIZE) is None  # it was cut
     status = os.open("/proc/self/status", os.O_RDONLY)
