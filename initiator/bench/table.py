@@ -20,6 +20,7 @@ _COUNT_COLUMNS: Final = {
     "list_bytes": "list B",
     "bytes_copied": "copied B",
 }
+_MARKS: Final = {"bounce": "B of bounce memory", "slots": "B of slots"}
 
 
 def size_name(size: int) -> str:
@@ -44,6 +45,20 @@ def show(result: Result, console: Console) -> None:
         groups.setdefault(each.case.group, []).append(each)
     for group in groups.values():
         console.print(_table(group))
+        for each in group:
+            if notes := _notes(each):
+                console.print(f"  {each.case.strategy}, {each.case.invalidate}: {notes}", highlight=False)
+
+
+def _notes(each: Measurement) -> str:
+    """What has no column: pages allocated, waits and fallbacks of one transfer, and what was in use at most."""
+    counts = {name: each.counts.get(name) or 0 for name in ("allocations", "pool_waits")}
+    words = [f"{number(count)} {name.replace('_', ' ')}" for name, count in counts.items() if count]
+    words += [f"{number(count)} fallbacks, {reason}" for reason, count in each.fallbacks.items() if count]
+    marks = ", ".join(f"{most:,} {_MARKS.get(name, name.replace('_', ' '))}" for name, most in each.high_water.items())
+    if marks:
+        words.append(f"in use at once so far, at most: {marks}")
+    return "; ".join(words)
 
 
 def _table(group: Sequence[Measurement]) -> Table:
