@@ -14,7 +14,7 @@ from typing import Final
 
 from initiator.requests import NEVER, SERIAL_HALF, Requests
 from initiator.task import GOOD, Request, ScsiResult, Task, code_name
-from iser.datamover import TaskBuffers
+from iser.datamover import QuickCommands, TaskBuffers
 from iser.errors import CommandAborted, CommandError, CommandTimeout, ConnectionLost, IserError, PoolEmpty, UsageError
 from iser.pdu import (
     COMMAND_READ,
@@ -70,6 +70,7 @@ class Commands(Requests):
         self._max_immediate = 0  # bytes of a write that travel with its command
         self._tasks: dict[int, Task] = {}
         self._backlog: deque[Task] = deque()
+        self._quick: QuickCommands | None = None
 
     @property
     def outstanding(self) -> tuple[int, ...]:
@@ -139,6 +140,28 @@ class Commands(Requests):
 
     def _issue(self, task: Task) -> None:
         """Send a command.  Raises UsageError, ResourceError; nothing has been sent then."""
+        itt, cmd_sn = self._tags.take(), self._cmd_sn
+        quick, data_in, cdb = self._quick, task.data_in, task.cdb
+        try:
+            if (
+                quick is not None
+                and task.data_out is None
+                and data_in is not None
+                and data_in.length
+                and len(cdb) <= _BHS_CDB
+            ):
+                quick.quick_read(itt, task.lun, cmd_sn, self._exp_stat_sn, cdb, data_in)
+            else:
+                self._send_command(task, itt)
+        except BaseException:
+            self._tags.give(itt)
+            raise
+        self._cmd_sn = (cmd_sn + 1) & _MASK
+        task.itt, task.cmd_sn = itt, cmd_sn
+        self._tasks[itt] = task
+
+    def _send_command(self, task: Task, itt: int) -> None:
+        """The long way of :meth:`_issue`, for any command."""
         data_in, data_out, cdb = task.data_in, task.data_out, task.cdb
         flags, edtl, immediate, ahs_words = _FLAGS, 0, 0, 0
         if data_in is not None and data_in.length:
@@ -156,22 +179,12 @@ class Commands(Requests):
             if len(cdb) > _BHS_CDB:
                 ahs, ahs_words = _extended(cdb)
             cdb = (cdb + _ZEROES)[:_BHS_CDB]
-        itt = self._tags.take()
-        cmd_sn = self._cmd_sn
         # Without the calls of Python code that making these tuples by name takes.
         bhs = _new(
             ScsiCommand,
-            (_SCSI_COMMAND, flags, ahs_words, immediate, task.lun, itt, edtl, cmd_sn, self._exp_stat_sn, cdb),
+            (_SCSI_COMMAND, flags, ahs_words, immediate, task.lun, itt, edtl, self._cmd_sn, self._exp_stat_sn, cdb),
         )
-        pdu = _new(Pdu, (bhs, b"", ahs))
-        try:
-            self._datamover.send_command(pdu, TaskBuffers(data_in, data_out, immediate, immediate))
-        except BaseException:
-            self._tags.give(itt)
-            raise
-        self._cmd_sn = (cmd_sn + 1) & _MASK
-        task.itt, task.cmd_sn = itt, cmd_sn
-        self._tasks[itt] = task
+        self._datamover.send_command(_new(Pdu, (bhs, b"", ahs)), TaskBuffers(data_in, data_out, immediate, immediate))
 
     def _pump(self) -> None:
         """Send waiting commands, in order, as far as there is room."""
@@ -211,6 +224,23 @@ class Commands(Requests):
                 future.set_result(_result(pdu, bhs))
             else:
                 future.set_result(GOOD)
+        if task.gone is not None:
+            task.over()
+        if self._backlog:
+            self._pump()
+
+    def _good(self, itt: int, stat_sn: int, max_cmd_sn: int) -> None:
+        """The short way of :meth:`_respond`, for what most commands end with: see QuickCommands."""
+        self._exp_stat_sn = (stat_sn + 1) & _MASK
+        if (max_cmd_sn - self._max_cmd_sn & _MASK) < SERIAL_HALF:
+            self._max_cmd_sn = max_cmd_sn
+        task = self._tasks.pop(itt, None)
+        if task is None:
+            self._unknown_tag(itt, "SCSI Response")
+            return
+        self._tags.give(itt)
+        if not task.future.done():
+            task.future.set_result(GOOD)
         if task.gone is not None:
             task.over()
         if self._backlog:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from traceback import clear_frames
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from initiator.establish import Link
 from initiator.options import ConnectOptions
@@ -103,17 +103,19 @@ class Lun:
 
     # Blocks
 
-    async def read_into(self, lba: int, buffers: Buffers) -> None:
+    # Both give the coroutine itself: one of their own around it would be run through for each transfer, twice.
+
+    def read_into(self, lba: int, buffers: Buffers) -> Coroutine[Any, Any, None]:
         """Fill ``buffers`` from block ``lba`` on.
 
         Their total length must be a multiple of the block size.  Raises UsageError, ScsiError, CommandTimeout,
         CommandAborted, ConnectionLost, and ResourceError where no_bounce forbids the only way.
         """
-        await self._transfer(lba, buffers, write=False)
+        return self._transfer(lba, buffers, write=False)
 
-    async def write(self, lba: int, buffers: Buffers, *, fua: bool = False) -> None:
+    def write(self, lba: int, buffers: Buffers, *, fua: bool = False) -> Coroutine[Any, Any, None]:
         """Write ``buffers`` from block ``lba`` on, with ``fua`` to the medium itself; else as :meth:`read_into`."""
-        await self._transfer(lba, buffers, write=True, fua=fua)
+        return self._transfer(lba, buffers, write=True, fua=fua)
 
     async def read(self, lba: int, blocks: int) -> bytes:
         """``blocks`` blocks from ``lba`` on, in new memory, with one copy that :meth:`read_into` does without."""

@@ -115,6 +115,9 @@ class Session(Commands):
             self._max_immediate = min(params.first_burst_length, params.to_target_length)
         self._datamover.notice_key_values(params)
         self._datamover.enable_datamover()
+        self._quick = self._datamover.quick
+        if self._quick is not None:
+            self._quick.answer_quickly(self._good)
 
     # Up-calls of the datamover
 

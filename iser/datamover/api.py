@@ -26,6 +26,8 @@ __all__ = [
     "DatamoverState",
     "DatamoverUser",
     "InitiatorDatamover",
+    "QuickCommands",
+    "QuickEnd",
     "QuickPath",
     "QuickStart",
     "TargetDatamover",
@@ -139,8 +141,31 @@ class Datamover(ABC):
         """Terminate if need be and wait until all is freed.  Idempotent."""
 
 
+#: Ends the task of an ITT whose response was GOOD with nothing to say, with its StatSN and MaxCmdSN.
+QuickEnd = Callable[[int, int, int], None]
+
+
+class QuickCommands(Protocol):
+    """What an initiator's datamover may offer besides its primitives: plain reads and answers without an object each.
+
+    It does what :meth:`InitiatorDatamover.send_command` and :meth:`DatamoverUser.control_notify` do for the same PDUs.
+    """
+
+    def answer_quickly(self, end: QuickEnd) -> None:
+        """From now on call ``end`` for each SCSI Response that says GOOD and nothing else, its tags invalidated."""
+
+    def quick_read(self, itt: int, lun: int, cmd_sn: int, exp_stat_sn: int, cdb: bytes, data_in: SgList) -> None:
+        """Send a SIMPLE command that reads all of ``data_in``, with a CDB of up to 16 bytes, and register its buffer.
+
+        Raises as :meth:`InitiatorDatamover.send_command` does.
+        """
+
+
 class InitiatorDatamover(Datamover):
     """The initiator's side."""
+
+    #: The short way, where there is one.
+    quick: QuickCommands | None = None
 
     @abstractmethod
     def send_command(self, pdu: Pdu, buffers: TaskBuffers) -> None:

@@ -49,6 +49,9 @@ _START: Final = struct.Struct(f">B{ISER_HEADER_LENGTH + 3}xI")
 _BARE_START: Final = (CONTROL, 0)
 _BARE: Final = ISER_HEADER_LENGTH + BHS_LENGTH
 _PLAIN: Final = IserHeader()
+# A member of an enumeration takes long to look up, for what is done for each PDU.
+_CLOSED: Final = DatamoverState.CLOSED
+_RECV: Final = WcOpcode.RECV
 _new: Final = tuple.__new__  # half the price of calling the NamedTuple
 
 log = logging.getLogger("iser.datamover")
@@ -160,7 +163,7 @@ class Endpoint(Datamover):
         self._post(Send(None, (memoryview(message), *more), invalidate, False))
 
     def _check_open(self) -> None:
-        if self.state is DatamoverState.CLOSED:
+        if self.state is _CLOSED:
             raise LocalProtocolError(f"{self.name}: cannot send a PDU, the connection has ended")
 
     def _post(self, *work: WorkRequest) -> None:
@@ -175,9 +178,9 @@ class Endpoint(Datamover):
         for wr_id, status, opcode, byte_len, invalidated in completions:
             if status:
                 self._failed(opcode, status)
-            elif opcode is WcOpcode.RECV:
+            elif opcode is _RECV:
                 slot = slots[wr_id]  # type: ignore[call-overload]  # receives are posted by slot number
-                if self.state is not DatamoverState.CLOSED and not self._aborting:
+                if self.state is not _CLOSED and not self._aborting:
                     self._receive(slot[:byte_len], invalidated)
                     qp.post_recv(wr_id, slot)
             elif wr_id is not None:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Final
 
-from iser.datamover.api import DatamoverUser, InitiatorDatamover, TaskBuffers
+from iser.datamover.api import DatamoverState, DatamoverUser, InitiatorDatamover, QuickEnd, TaskBuffers
 from iser.datamover.cm import build_private_data, invalidation_offered
 from iser.datamover.endpoint import Endpoint, padded
 from iser.errors import LocalProtocolError, RemoteProtocolError
 from iser.pdu import (
+    BHS_LENGTH,
+    COMMAND_READ,
     CONTROL,
+    FINAL,
+    ISER_HEADER_LENGTH,
     PLAIN_HEADER,
     RSV,
     WSV,
     IserHeader,
     Pdu,
+    ScsiCommand,
     ScsiResponse,
+    TaskAttribute,
     build_ahs,
     build_control,
     encode_bhs,
@@ -24,7 +31,7 @@ from iser.pdu import (
 )
 from iser.pdu.const import RESPONSE_UNDERFLOW
 from iser.rdma.api import ConnectionParams, Device, DeviceCap, LocalInv, Provider, QueuePair, Send, WorkRequest
-from iser.sg import Direction, Planner, Registration, RegistrationCounters
+from iser.sg import Direction, Planner, Registration, RegistrationCounters, SgList
 from iser.sg.planner import check_strategy, has_long_lived_keys
 
 __all__ = ["IserInitiator", "IserInitiatorOptions"]
@@ -33,6 +40,18 @@ DEFAULT_DEPTH: Final = 128
 _READ: Final = CONTROL | RSV
 _WRITE: Final = CONTROL | WSV
 _BOTH: Final = CONTROL | RSV | WSV
+
+#: An iSER header (flags, write STag and base, read STag and base) and a SCSI Command: opcode, flags, lengths, LUN, ITT,
+#: EDTL, CmdSN, ExpStatSN, CDB.
+_COMMAND: Final = struct.Struct(">B3xIQIQBBxxIQIIII16s")
+_SCSI_COMMAND: Final = ScsiCommand().opcode
+_READ_FLAGS: Final = FINAL | COMMAND_READ | TaskAttribute.SIMPLE
+#: A plain iSER header and a SCSI Response, whose start is compared; ITT, StatSN, MaxCmdSN, residual.
+_RESPONSE: Final = struct.Struct(f">{ISER_HEADER_LENGTH + 8}s8xI4xI4xI8xI")
+_GOOD: Final = PLAIN_HEADER + bytes((ScsiResponse().opcode, FINAL, 0, 0, 0, 0, 0, 0))
+_BARE: Final = ISER_HEADER_LENGTH + BHS_LENGTH
+_READ_DIRECTION: Final = Direction.READ
+_CLOSED: Final = DatamoverState.CLOSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +83,8 @@ class IserInitiator(Endpoint, InitiatorDatamover):
         self._options = options
         self._tags: dict[int, _Tags] = {}
         self._planner: Planner
+        self.quick = self
+        self._quick_end: QuickEnd | None = None
 
     @classmethod
     async def connect(
@@ -114,9 +135,7 @@ class IserInitiator(Endpoint, InitiatorDatamover):
     def send_command(self, pdu: Pdu, buffers: TaskBuffers) -> None:
         """See :class:`InitiatorDatamover`."""
         itt = pdu.bhs.itt
-        self._check_open()
-        if itt in self._tags:
-            raise LocalProtocolError(f"{self.name}: task {itt:#x} is still in use; give each task a tag of its own")
+        self._check_tag(itt)
         tags = self._register(buffers)
         if tags is not None:
             self._tags[itt] = tags
@@ -136,6 +155,78 @@ class IserInitiator(Endpoint, InitiatorDatamover):
         tags = self._tags.pop(itt, None)
         if tags is not None:
             self._free(tags, remote=0, transferred=0)
+
+    # The short way
+
+    def answer_quickly(self, end: QuickEnd) -> None:
+        """See :class:`iser.datamover.api.QuickCommands`."""
+        self._quick_end = end
+
+    def quick_read(self, itt: int, lun: int, cmd_sn: int, exp_stat_sn: int, cdb: bytes, data_in: SgList) -> None:
+        """See :class:`iser.datamover.api.QuickCommands`."""
+        tasks = self._tags
+        if self.state is _CLOSED or itt in tasks:
+            self._check_tag(itt)
+        planner = self._planner
+        read = planner.register(data_in, _READ_DIRECTION)
+        try:
+            wire = _COMMAND.pack(
+                _READ, 0, 0, read.rkey, read.iova,
+                _SCSI_COMMAND, _READ_FLAGS, 0, lun, itt, data_in.length, cmd_sn, exp_stat_sn, cdb,
+            )  # fmt: skip
+            tasks[itt] = read, None
+            self._qp.post_send(*read.work, Send(None, (memoryview(wire),), 0, False))
+        except BaseException as error:
+            tasks.pop(itt, None)
+            planner.release(read, 0)
+            if isinstance(error, struct.error):
+                raise LocalProtocolError(f"{self.name}: a field of a SCSI Command is out of range: {error}") from None
+            raise
+        counters = planner.counters
+        counters.commands += 1
+        counters.work_requests += 1
+
+    def _receive(self, message: memoryview, invalidated: int) -> None:
+        end = self._quick_end
+        if end is None or len(message) != _BARE:
+            super()._receive(message, invalidated)
+            return
+        start, itt, stat_sn, max_cmd_sn, residual = _RESPONSE.unpack_from(message)
+        if start != _GOOD or residual or not self._settled(itt, invalidated):
+            super()._receive(message, invalidated)
+            return
+        try:
+            end(itt, stat_sn, max_cmd_sn)
+        except RemoteProtocolError as error:
+            self.abort(error)
+        except Exception as error:
+            self._stumbled(error, "a response")
+
+    def _settled(self, itt: int, invalidated: int) -> bool:
+        """Take back what a task that succeeded had registered, if it is one list or none and no longer valid."""
+        tags = self._tags.get(itt)
+        if tags is None:
+            return not invalidated
+        read, write = tags
+        planner = self._planner
+        if read is not None and write is None:
+            if read.rkey != invalidated or not self._remote_invalidate:
+                return False
+            planner.release(read, read.length)
+        elif write is not None and read is None:
+            if write.rkey != invalidated or not self._remote_invalidate:
+                return False
+            planner.release(write, 0)
+        else:
+            return False
+        del self._tags[itt]
+        planner.counters.remote_invalidations += 1
+        return True
+
+    def _check_tag(self, itt: int) -> None:
+        self._check_open()
+        if itt in self._tags:
+            raise LocalProtocolError(f"{self.name}: task {itt:#x} is still in use; give each task a tag of its own")
 
     def _may_invalidate(self, device: Device) -> bool:
         """The target may invalidate no key that outlives the command, nor the key of an ordinary memory region."""

@@ -57,6 +57,9 @@ _TRANSFER_6 = struct.Struct(">BBHBx")
 _TRANSFER_10 = struct.Struct(">BBIxHx")
 _TRANSFER_12 = struct.Struct(">BBIIxx")
 _TRANSFER_16 = struct.Struct(">BBQIxx")
+_LBA_10: Final = 0xFFFFFFFF  # the largest that a CDB of 10 bytes has room for
+_BLOCKS_10: Final = 0xFFFF
+_READ_10: Final = int(Opcode.READ_10)
 _ATOMIC_16 = struct.Struct(">BBQHHxx")  # the atomic boundary before the length
 _LENGTHS = (6, 10, 10, 0, 16, 12, 0, 0)  # by the group code, the top three bits of the operation code
 
@@ -179,13 +182,15 @@ def transfer(opcode: Opcode, lba: int, blocks: int, flags: int = 0) -> bytes:
 
 
 def _shortest(ten: Opcode, sixteen: Opcode, lba: int, blocks: int, flags: int) -> bytes:
-    if 0 <= lba <= 0xFFFFFFFF and 0 <= blocks <= 0xFFFF:
+    if 0 <= lba <= _LBA_10 and 0 <= blocks <= _BLOCKS_10:
         return _TRANSFER_10.pack(ten, flags, lba, blocks)
     return transfer(sixteen, lba, blocks, flags)
 
 
 def read_blocks(lba: int, blocks: int, *, fua: bool = False) -> bytes:
     """READ(10), or READ(16) where that is too small."""
+    if not fua and 0 <= lba <= _LBA_10 and 0 <= blocks <= _BLOCKS_10:
+        return _TRANSFER_10.pack(_READ_10, 0, lba, blocks)  # as below: a call less for what is done most
     return _shortest(Opcode.READ_10, Opcode.READ_16, lba, blocks, FLAG_FUA if fua else 0)
 
 

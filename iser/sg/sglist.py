@@ -136,7 +136,7 @@ class SgList:
             if writable and buffers.readonly:
                 raise UsageError("the list has read-only memory; data can only be read into writable memory")
             return buffers
-        pieces = _pieces(buffers)
+        pieces = buffers if isinstance(buffers, (list, tuple)) else _pieces(buffers)
         columns = _alone(pieces[0], writable=writable) if len(pieces) == 1 else _several(pieces, writable=writable)
         sg = cls(*columns)
         if writable:
@@ -210,9 +210,7 @@ def scatter(source: memoryview | bytes | bytearray, views: Sequence[memoryview])
 
 
 def _pieces(buffers: Buffer | Iterable[Buffer]) -> Sequence[Buffer]:
-    """One object with a buffer (an ``array`` is iterable too) or several."""
-    if isinstance(buffers, (list, tuple)):
-        return buffers
+    """One object with a buffer (an ``array`` is iterable too), or several that come from an iterable."""
     try:
         return (memoryview(buffers),)  # type: ignore[arg-type]  # the buffer protocol has no type before Python 3.12
     except TypeError:
@@ -227,6 +225,8 @@ def _alone(piece: Buffer, *, writable: bool) -> _Columns:
     length = view.nbytes
     if not length:
         return (), (), ()
+    if not view.readonly and view.contiguous:
+        return (view,), (addressof(_from_buffer(view)),), (length,)
     if view.readonly and writable:
         raise _not_writable(0)
     if not view.contiguous:

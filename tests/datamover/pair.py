@@ -79,6 +79,16 @@ class Pair:
         bhs = ScsiCommand(flags=flags, data_segment_length=immediate, itt=itt, edtl=edtl)
         self.initiator.send_command(Pdu(bhs), TaskBuffers(read, write, immediate, max(immediate, unsolicited)))
 
+    async def news(self) -> Pdu | IserError | None:
+        """What the initiator's user hears next: a PDU, or why the connection ended."""
+        heard, ended = asyncio.ensure_future(self.above.next()), asyncio.ensure_future(self.above.ended.wait())
+        await asyncio.wait((heard, ended), return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        if heard.done():
+            return heard.result()
+        heard.cancel()
+        return self.above.ends[0]
+
     async def respond(self, itt: int = 1, **fields: int) -> Pdu:
         """Answer a command and return what the initiator's user got."""
         self.target.send_control(Pdu(ScsiResponse(**({"itt": itt} | fields))))

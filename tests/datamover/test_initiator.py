@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import mmap
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from iser.datamover import IserInitiatorOptions, TaskBuffers
 from iser.errors import ConnectionLost, LocalProtocolError, RemoteProtocolError, ResourceError
-from iser.pdu import RESPONSE_UNDERFLOW, NopIn, Pdu, ScsiCommand, ScsiResponse, encode
+from iser.pdu import (
+    COMMAND_READ,
+    FINAL,
+    RESPONSE_UNDERFLOW,
+    NopIn,
+    Pdu,
+    ScsiCommand,
+    ScsiResponse,
+    TaskAttribute,
+    encode,
+)
 from iser.pdu.iser_header import PLAIN_HEADER
 from iser.rdma.api import QpCap
 from iser.rdma.softiwarp.qp import SoftQueuePair
@@ -179,3 +194,149 @@ async def test_a_command_that_cannot_be_posted_leaves_nothing() -> None:
             pair.command(1, read=incoming())
         assert (pair.initiator.planner.in_use, pair.initiator._tags) == (0, {})
         qp.core._cap = QpCap(9, 99)
+
+
+# The short way does what the long one does
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    length=st.integers(1, 1 << 17),
+    itt=st.integers(1, 0xFFFFFFFE),
+    lun=st.integers(0, (1 << 64) - 1),
+    numbers=st.tuples(st.integers(0, 0xFFFFFFFF), st.integers(0, 0xFFFFFFFF)),
+    cdb=st.binary(min_size=1, max_size=16),
+)
+def test_a_quick_read_is_the_same_on_the_wire(
+    length: int, itt: int, lun: int, numbers: tuple[int, int], cdb: bytes
+) -> None:
+    cmd_sn, exp_stat_sn = numbers
+
+    async def main() -> None:
+        async with connected() as pair:
+            messages: asyncio.Queue[bytes] = asyncio.Queue()
+            pair.target._receive = lambda message, invalidated: messages.put_nowait(bytes(message))  # type: ignore[method-assign]  # to see all of it
+            bhs = ScsiCommand(
+                flags=FINAL | COMMAND_READ | TaskAttribute.SIMPLE,
+                lun=lun,
+                itt=itt,
+                edtl=length,
+                cmd_sn=cmd_sn,
+                exp_stat_sn=exp_stat_sn,
+                cdb=cdb.ljust(16, b"\0"),
+            )
+            data_in = incoming(length)
+            counts, keys = [], []
+            for quick in (False, True):
+                before = pair.initiator.counters.copy()
+                if quick:
+                    pair.initiator.quick_read(itt, lun, cmd_sn, exp_stat_sn, cdb, data_in)
+                else:
+                    pair.initiator.send_command(Pdu(bhs), TaskBuffers(data_in))
+                (read, write) = pair.initiator._tags[itt]
+                assert read is not None
+                assert write is None
+                keys.append(read.rkey.to_bytes(4, "big"))
+                counts.append(pair.initiator.counters.since(before))
+                pair.initiator.deallocate_task_resources(itt)
+            first, second = await messages.get(), await messages.get()
+            assert first.replace(keys[0], keys[1]) == second
+            assert counts[0] == counts[1]
+
+    asyncio.run(main())
+
+
+async def test_a_quick_read_is_refused_where_a_command_is() -> None:
+    async with connected() as pair:
+        quick = pair.initiator.quick_read
+        quick(1, 0, 0, 0, b"read", incoming())
+        with pytest.raises(LocalProtocolError, match="still in use"):
+            quick(1, 0, 0, 0, b"read", incoming())
+        with pytest.raises(LocalProtocolError, match="out of range"):
+            quick(2, 1 << 64, 0, 0, b"read", incoming())
+        assert (pair.initiator.live_keys, pair.initiator.planner.in_use) == (1, 1)
+        pair.initiator.connection_terminate()
+        with pytest.raises(LocalProtocolError, match="connection has ended"):
+            quick(3, 0, 0, 0, b"read", incoming())
+        assert pair.initiator.planner.in_use == 0
+
+
+@pytest.mark.parametrize("agreed", [True, False])
+@pytest.mark.parametrize("lists", ["none", "read", "write", "both"])
+@pytest.mark.parametrize("invalidates", ["nothing", "read", "write", "another"])
+@pytest.mark.parametrize(
+    "bhs",
+    [
+        ScsiResponse(flags=FINAL, stat_sn=7, exp_cmd_sn=8, max_cmd_sn=9, exp_data_sn=3),
+        ScsiResponse(flags=FINAL, status=2, stat_sn=7, max_cmd_sn=9),
+        ScsiResponse(flags=FINAL, response=1, stat_sn=7),
+        ScsiResponse(flags=FINAL | RESPONSE_UNDERFLOW, residual=512, stat_sn=7),
+        ScsiResponse(flags=FINAL, residual=512, stat_sn=7),
+        NopIn(itt=1, ttt=0xFFFFFFFF, stat_sn=7),
+    ],
+)
+async def test_a_quick_answer_ends_what_a_response_ends(
+    bhs: ScsiResponse | NopIn, invalidates: str, lists: str, agreed: bool
+) -> None:
+    if invalidates in ("read", "write") and lists not in (invalidates, "both"):
+        return  # there is no such key
+    (clear, _), (short, quickly) = [
+        await _outcome(bhs, invalidates, lists, agreed=agreed, quick=quick) for quick in (False, True)
+    ]
+    assert clear == short
+    plain = isinstance(bhs, ScsiResponse) and not (bhs.status or bhs.response or bhs.residual)
+    assert quickly == (plain and ((lists, invalidates) == ("none", "nothing") or (agreed and lists == invalidates)))
+
+
+async def _outcome(
+    bhs: ScsiResponse | NopIn, invalidates: str, lists: str, *, agreed: bool, quick: bool
+) -> tuple[object, bool]:
+    """All that a response leads to, and whether it took the short way."""
+    ends: list[int] = []
+    async with connected(remote_invalidate=agreed) as pair:
+
+        def end(itt: int, stat_sn: int, max_cmd_sn: int) -> None:
+            ends.append(itt)
+            pair.above.control_notify(Pdu(ScsiResponse(flags=FINAL, itt=itt, stat_sn=stat_sn, max_cmd_sn=max_cmd_sn)))
+
+        if quick:
+            pair.initiator.answer_quickly(end)
+        with memoryview(mmap.mmap(-1, 2 * mmap.PAGESIZE)) as pages:  # so that lists have as many entries each time
+            read = SgList.of(pages[: mmap.PAGESIZE], writable=True) if lists in ("read", "both") else None
+            write = SgList.of(pages[mmap.PAGESIZE :], writable=False) if lists in ("write", "both") else None
+        pair.command(1, read=read, write=write)
+        await pair.below.next()
+        keys = {"nothing": 0, "another": 0x12345600}
+        for kind, registration in zip(("read", "write"), pair.initiator._tags.get(1, (None, None)), strict=True):
+            keys[kind] = registration.rkey if registration else 0
+        answer_invalidating(pair, 1, keys[invalidates], bhs._replace(itt=1))
+        news = await pair.news()
+        heard = _sense(news) if isinstance(news, Pdu) else type(news)
+        initiator = pair.initiator
+        left = initiator.live_keys, initiator.planner.in_use, 1 in initiator._tags
+        return (heard, left, initiator.counters.copy()), bool(ends)
+
+
+def _sense(pdu: Pdu) -> object:
+    """What a session looks at in a PDU."""
+    bhs = pdu.bhs
+    if not isinstance(bhs, ScsiResponse):
+        return bhs
+    return bhs.itt, bhs.flags, bhs.response, bhs.status, bhs.stat_sn, bhs.max_cmd_sn, bhs.residual, bytes(pdu.data)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"), [(RemoteProtocolError("no"), RemoteProtocolError), (ZeroDivisionError(), LocalProtocolError)]
+)
+async def test_what_fails_on_a_quick_answer_ends_the_connection(error: Exception, expected: type[Exception]) -> None:
+    async with connected() as pair:
+
+        def fail(itt: int, stat_sn: int, max_cmd_sn: int) -> None:
+            raise error
+
+        pair.initiator.answer_quickly(fail)
+        pair.command(1)
+        await pair.below.next()
+        pair.target.send_control(Pdu(ScsiResponse(flags=FINAL, itt=1)))
+        await asyncio.wait_for(pair.above.ended.wait(), 5)
+        assert isinstance(pair.above.ends[0], expected)

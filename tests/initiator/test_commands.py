@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -99,6 +100,32 @@ async def test_sense_that_lies_about_its_length_is_what_there_is() -> None:
             command, _ = await puppet.receive(ScsiCommand)
             puppet.respond(command.itt, data, status=2)
             assert (await task).sense == sense
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"status": 8}, {"residual": 5, "flags": FINAL | RESPONSE_UNDERFLOW}, {"status": 2, "data": b"\0\2ab"}],
+)
+@pytest.mark.parametrize("slot", [True, False])
+async def test_the_short_way_and_the_long_one_come_to_the_same(fields: dict[str, Any], slot: bool) -> None:
+    outcomes = []
+    for quick in (True, False):
+        async with session_with_puppet(window=2, queue_depth=4) as (link, puppet):
+            session = link.session
+            if not quick:
+                session._quick = None
+                link.datamover._quick_end = None  # type: ignore[union-attr]  # the puppet speaks iSER
+            tasks = [started(session.execute(LUN, CDB, listed(bytearray(512)))) for _ in range(4)]
+            commands = [(await puppet.receive(ScsiCommand))[0] for _ in range(2)]
+            puppet.respond(commands[1].itt, slot=slot, **fields)
+            result = await tasks[1]
+            if slot:
+                commands.append((await puppet.receive(ScsiCommand))[0])
+            numbers = session._cmd_sn, session._max_cmd_sn, session._exp_stat_sn
+            outcomes.append((result, commands, session.outstanding, numbers))
+            session._terminate()
+            await asyncio.gather(*tasks, return_exceptions=True)  # the others are lost with the connection
+    assert outcomes[0] == outcomes[1]
 
 
 async def test_a_service_failure_is_an_error() -> None:

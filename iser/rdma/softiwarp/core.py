@@ -50,6 +50,7 @@ MAX_READ: Final = (1 << 32) - 1  # bytes; the size field of a Read Request (RFC 
 _VARIANTS: Final = 256
 #: ``wr_id`` of requests that the RNIC itself posts, unsignaled: nobody hears of their end.
 INTERNAL: Final = object()
+_SUCCESS: Final = WcStatus.SUCCESS
 _new = tuple.__new__  # half the price of calling the NamedTuple
 
 
@@ -126,26 +127,33 @@ class Core:
             if kind is Send or kind is RdmaWrite:
                 self._posted += 1
                 self.tx.queue.append(wr)  # type: ignore[arg-type]  # kind is exact; isinstance costs more here
+            elif kind is RegMr:
+                self._register(wr)  # type: ignore[arg-type]  # likewise
             else:
                 self._post_other(wr)
+
+    def _register(self, wr: RegMr) -> None:
+        # Carried out at once: nothing that is posted before can tell the difference, and errors reach the caller.
+        mr = wr.mr
+        if not isinstance(mr, SoftMemoryRegion) or mr.pd is not self._pd:
+            raise MemoryRegionError("the region belongs to another protection domain or provider")
+        mr.register(wr)
+        if wr.signaled:
+            self._post_done(wr)
+
+    def _post_done(self, wr: RegMr | LocalInv) -> None:
+        # Behind what was built before: then nobody touches the memory any more.
+        self._posted += 1
+        self.tx.queue.append(LocalDone(wr))
 
     def _post_other(self, wr: WorkRequest) -> None:
         if isinstance(wr, RdmaRead):
             self._post_read(wr)
             return
-        assert isinstance(wr, RegMr | LocalInv)
-        # Carried out at once: nothing that is posted before can tell the difference, and errors reach the caller.
-        if isinstance(wr, RegMr):
-            mr = wr.mr
-            if not isinstance(mr, SoftMemoryRegion) or mr.pd is not self._pd:
-                raise MemoryRegionError("the region belongs to another protection domain or provider")
-            mr.register(wr)
-        else:
-            self._invalidate(wr.rkey)
+        assert isinstance(wr, LocalInv)
+        self._invalidate(wr.rkey)  # at once, as a registration
         if wr.signaled:
-            # Behind what was built before: then nobody touches the memory any more.
-            self._posted += 1
-            self.tx.queue.append(LocalDone(wr))
+            self._post_done(wr)
 
     def _invalidate(self, rkey: int) -> None:
         region = self._keys.regions.get(rkey >> 8)
@@ -208,7 +216,7 @@ class Core:
                 self._posted -= 1
                 if item.signaled:  # type: ignore[union-attr]  # kind is exact
                     completions.append(
-                        _new(WorkCompletion, (item.wr_id, WcStatus.SUCCESS, _OPCODES[kind], 0, 0))  # type: ignore[union-attr]  # kind is exact
+                        _new(WorkCompletion, (item.wr_id, _SUCCESS, _OPCODES[kind], 0, 0))  # type: ignore[union-attr]  # kind is exact
                     )
             else:
                 self._passed(item)

@@ -21,6 +21,7 @@ from iser.rdma.softiwarp.wire import Fault, fault
 __all__ = ["MAX_INDEX", "REMOTE_READ", "REMOTE_WRITE", "KeyTable", "SoftMemoryRegion", "fill", "slices_of"]
 
 MAX_INDEX: Final = 0xFFFFFF
+PAGE_SIZE: Final = 4096  # bytes of a page, if nothing else is said
 _TO_SPACE: Final = 1 << 64
 _ONE_START: Final = (0,)
 #: The access flags as plain integers: an operation on IntFlag members costs a microsecond.
@@ -91,7 +92,7 @@ class KeyTable:
 class SoftMemoryRegion(MemoryRegion):
     """A region of either kind; see :class:`iser.rdma.api.MemoryRegion`."""
 
-    __slots__ = ("_access_bits", "_list", "_max_bytes", "_starts", "_table", "_views", "closed", "flat", "pd")
+    __slots__ = ("_access_bits", "_list", "_max_bytes", "_plain", "_starts", "_table", "_views", "closed", "flat", "pd")
 
     def __init__(self, table: KeyTable, pd: ProtectionDomain, kind: MrType, max_num_sg: int, max_bytes: int) -> None:
         self.kind = kind
@@ -112,11 +113,19 @@ class SoftMemoryRegion(MemoryRegion):
         self._list: ScatterList | None = None
         self._table = table
         self._max_bytes = max_bytes
+        self._plain = min((max_num_sg - 1) * PAGE_SIZE, max_bytes)
 
-    def map_sg(self, sg: ScatterList, offset: int = 0, page_size: int = 4096) -> int:
+    def map_sg(self, sg: ScatterList, offset: int = 0, page_size: int = PAGE_SIZE) -> int:
         if self.valid or self.closed:
             state = "closed" if self.closed else "valid"
             raise MemoryRegionError(f"region {self.rkey:#010x} is {state}; invalidate it before mapping it again")
+        if len(sg.views) == 1 and not offset and 0 < sg.length <= self._plain and page_size == PAGE_SIZE:
+            # What most lists are, in short: one element, of which no page list is too long whatever its address.
+            self._views, self._starts, self._list = sg.views, _ONE_START, sg
+            self.flat = sg.views[0]
+            self.iova = sg.addresses[0]
+            self.length = sg.length
+            return 1
         elements = count = len(sg.views)
         if not count or not 0 <= offset <= sg.lengths[0]:
             raise MemoryRegionError(f"a list of {count} elements with offset {offset} maps nothing")

@@ -64,6 +64,8 @@ _MIN_FPDU: Final = _TAGGED_DATA + _MIN_TRAILER
 _SENDS: Final = frozenset((OP_SEND, OP_SEND_INV, OP_SEND_SE, OP_SEND_SE_INV))
 _INVALIDATES: Final = frozenset((OP_SEND_INV, OP_SEND_SE_INV))
 
+_SUCCESS: Final = WcStatus.SUCCESS
+_RECV: Final = WcOpcode.RECV
 _new = tuple.__new__  # half the price of calling the NamedTuple
 
 
@@ -494,7 +496,7 @@ class Receiver:
         self._msn = msn + 1 & MSN_MASK
         self.half_received = None
         self._recv_got = 0
-        self.completions.append(_new(WorkCompletion, (wr_id, WcStatus.SUCCESS, WcOpcode.RECV, total, stag)))
+        self.completions.append(_new(WorkCompletion, (wr_id, _SUCCESS, _RECV, total, stag)))
 
     def _invalidate(self, stag: int) -> None:
         region = self._regions.get(stag >> 8)

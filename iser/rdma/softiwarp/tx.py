@@ -271,7 +271,8 @@ class Transmitter:
         return False
 
     def _emit_send(self, wr: Send) -> bool:
-        total = sum(map(len, wr.sg))
+        sg = wr.sg
+        total = len(sg[0]) if len(sg) == 1 else sum(map(len, sg))
         if total > self.segment - UNTAGGED_HEADER:
             return False
         control = (OP_SEND_INV if wr.invalidate else OP_SEND) | CTRL_LAST
