@@ -3,14 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Bytecode is kept also where the environment says otherwise: the tests alone start hundreds of processes.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test check bench bench-lab bench-peers bench-smoke conformance interop clean
 
 demo: $(STAMP)
 	$(BIN)/iser demo
 
-# Hundreds of processes start in the tests, so bytecode is kept also where the environment says otherwise.
-test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --dist loadgroup
 
@@ -53,7 +53,7 @@ $(STAMP): pyproject.toml
 	  { echo "installing python3-venv (missing on this machine)"; \
 	    $$(test "$$(id -u)" = 0 || echo sudo) sh -c 'apt-get update -qq && apt-get install -y -qq python3-venv'; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev,bench]'
+	$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -e '.[dev,bench]'
 	@touch $@
 
 clean:
