@@ -45,7 +45,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="An iSER initiator in userspace. A URL is iser://[user%password@]host[:port]/iqn/lun[?option=value&...].",
+    help="An iSER initiator in userspace. A URL is iser://\\[user%password@]host[:port]/iqn/lun[?option=value&...].",
 )
 
 Where = Annotated[str, typer.Argument(metavar="URL", help="The LUN.")]

@@ -101,7 +101,10 @@ def parse_option(name: str, text: str) -> Any:
     """The value of an option from its text in a URL.  Raises UsageError."""
     if name not in OPTION_NAMES:
         raise UsageError(f"option {name!r} does not exist; choose among {', '.join(OPTION_NAMES)}")
-    return _PARSERS.get(name, str)(text)
+    try:
+        return _PARSERS.get(name, str)(text)
+    except UsageError as error:
+        raise UsageError(f"option {name}: {error}") from None
 
 
 def _parse_bool(text: str) -> bool:

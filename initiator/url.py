@@ -149,7 +149,7 @@ def _options(text: str, query: str) -> dict[str, Any]:
             # An option without a value is a switch, as in ?no_bounce.
             options[name] = parse_option(name, unquote(value) if equals else "yes")
         except UsageError as error:
-            raise UrlError(f"{text!r}: option {name}: {error}") from None
+            raise UrlError(f"{text!r}: {error}") from None
     try:
         ConnectOptions().with_changes(options)
     except UsageError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iser.net.busypoll import BusyPoll, busy_poll, spare_processors
 from iser.net.listener import TcpListener
-from iser.net.sockets import Address, addresses_of, bind, dial, display, resolve
+from iser.net.sockets import Address, addresses_of, bind, dial, display, resolve, why_not
 from iser.net.stream import Machine, Stream, StreamTimes
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "display",
     "resolve",
     "spare_processors",
+    "why_not",
 ]

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from typing import Any, Final
 
-__all__ = ["BACKLOG", "Address", "SockAddress", "addresses_of", "bind", "dial", "display", "peer_name", "resolve"]
+__all__ = [
+    "BACKLOG",
+    "Address",
+    "SockAddress",
+    "addresses_of",
+    "bind",
+    "dial",
+    "display",
+    "peer_name",
+    "resolve",
+    "why_not",
+]
 
 BACKLOG: Final = 256  # connections that the kernel keeps while nobody accepts them
 
@@ -18,6 +30,15 @@ def display(address: Address) -> str:
     """``host:port``, an IPv6 host in brackets."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def why_not(error: OSError) -> str:
+    """Why a connection could not be made, in the system's words, or in ours where they say what to do."""
+    if isinstance(error, ConnectionRefusedError):
+        return "nobody listens there; start the target, check the port"
+    # The loop's own text has only the address once more; a resolver's numbers are not those of the system.
+    own = error.errno is None or error.errno <= 0
+    return str(error.strerror or error) if own else os.strerror(error.errno)
 
 
 async def resolve(host: str | None, port: int, *, passive: bool = False) -> list[SockAddress]:

@@ -80,9 +80,9 @@ def slow_down(server: TargetServer, seconds: float) -> None:
 
 async def test_timeouts_abort_at_a_slow_target() -> None:
     async with serving() as (server, port):
-        slow_down(server, 0.5)
+        slow_down(server, 0.8)
         url = Url(Portal("127.0.0.1", port), TARGET)
-        async with await initiator.connect(url, timeout=0.1) as lun:
+        async with await initiator.connect(url, timeout=0.3) as lun:
             with pytest.raises(CommandTimeout):
                 await lun.read(0, 8)
             await nothing_left(lun)

@@ -124,6 +124,7 @@ def test_ping(url: str) -> None:
 def test_version_and_help() -> None:
     assert invoke("--version").stdout.startswith("iser 0.")
     help_text = invoke("--help").stdout
+    assert "iser://[user%password@]host[:port]/iqn/lun" in help_text.replace("\n", "")  # brackets are no markup
     assert all(name in help_text for name in ("discover", "info", "read", "write", "copy", "ping", "demo", "bench"))
 
 
@@ -157,7 +158,7 @@ def test_a_partial_block_needs_pad(url: str) -> None:
     [
         (["info", "iser://127.0.0.1:{port}/iqn.2026-11.test:none/0"], 1, "no such target here"),
         (["info", "iser://127.0.0.1:{port}/iqn.2026-11.test:disk/9"], 1, "no LUN 9"),
-        (["info", "iser://127.0.0.1:1/iqn.2026-11.test:disk/0"], 1, "127.0.0.1:1"),
+        (["info", "iser://127.0.0.1:1/iqn.2026-11.test:disk/0"], 1, "127.0.0.1:1: nobody listens there"),
         (["info", "iser://127.0.0.1/disk"], 2, "'disk' is no iSCSI name"),
         (["info", "iser://me%pw@127.0.0.1/iqn.2026-11.test:disk"], 2, "has 2 bytes; CHAP needs 12"),
         (["read", "iser://127.0.0.1:{port}/iqn.2026-11.test:disk/0", "--lba", "9999"], 2, "LBA 9999 is not on the LUN"),

@@ -18,7 +18,7 @@ async def test_the_demonstration_verifies_every_class(
     lines = capsys.readouterr().out.splitlines()
     assert (
         lines[-1]
-        == f"verified {2 * len(SgClass) * demo.DEPTH} transfers, {2 * len(SgClass) * demo.DEPTH * 65536} bytes"
+        == f"verified {2 * len(SgClass) * demo.DEPTH} transfers, {2 * len(SgClass) * demo.DEPTH * 65536:,} bytes"
     )
     for kind in SgClass:
         for strategy in demo.STRATEGIES:

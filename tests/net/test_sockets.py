@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 import pytest
 
-from iser.net.sockets import addresses_of, bind, dial, display, peer_name, resolve
+from iser.net.sockets import addresses_of, bind, dial, display, peer_name, resolve, why_not
 
 
 def test_addresses_are_displayed_as_people_write_them() -> None:
@@ -39,3 +40,16 @@ async def test_an_address_that_is_taken_leaves_nothing_open() -> None:
     with pytest.raises(OSError, match="in use"):
         bind(socket.AF_INET, listener.getsockname(), 0)
     listener.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('x', 1)"), "nobody listens there; start the"),
+        (OSError(errno.EHOSTUNREACH, "Connect call failed ('x', 1)"), "No route to host"),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "Name or service not known"),
+        (OSError("the name has no address"), "the name has no address"),
+    ],
+)
+def test_a_failure_is_told_without_the_address_once_more(error: OSError, words: str) -> None:
+    assert why_not(error).startswith(words)

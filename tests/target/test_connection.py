@@ -135,22 +135,22 @@ async def test_a_flood_of_requests_that_does_not_wait_for_responses_ends_the_con
 
 async def test_a_login_that_takes_too_long_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving() as (server, port):
-        server._settings = type(server._settings)(login_timeout=0.05)
+        server._settings = type(server._settings)(login_timeout=0.25)
         for first in (False, True):
             peer = Peer()
             await peer.connect(port)
             if first:
                 peer.datamover.send_control(Pdu(LoginRequest(flags=1 << 2), encode_text(NAMES)))
                 await peer.expect(LoginResponse)
-            assert isinstance(await asyncio.wait_for(peer.over(), 1), IserError | EOFError)
+            assert isinstance(await asyncio.wait_for(peer.over(), 10), IserError | EOFError)
             await peer.datamover.close()
 
 
 async def test_a_session_outlives_the_login_timeout() -> None:
     async with serving() as (server, port):
-        server._settings = type(server._settings)(login_timeout=0.05)
+        server._settings = type(server._settings)(login_timeout=0.25)
         async with served(port) as peer:
-            await peer.silence(0.1)
+            await peer.silence(0.35)
             peer.send(NopOut())
             await peer.expect(NopIn)
 

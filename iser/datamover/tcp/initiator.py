@@ -14,7 +14,7 @@ from iser.datamover.tcp.tx import DataOuts
 from iser.datamover.tcp.wire import DATA_IN_OPCODE
 from iser.errors import ConnectionFailed, LocalProtocolError, RemoteProtocolError
 from iser.login import NegotiatedParameters
-from iser.net import StreamTimes, dial, display, resolve
+from iser.net import StreamTimes, dial, display, resolve, why_not
 from iser.pdu import (
     DATA_IN_STATUS,
     FINAL,
@@ -76,7 +76,7 @@ class TcpInitiator(TcpEndpoint, InitiatorDatamover):
         except TimeoutError:
             raise ConnectionFailed(f"{where} did not answer within {timeout:g} s; is an iSCSI target there?") from None
         except OSError as error:
-            raise ConnectionFailed(f"cannot connect to {where}: {error.strerror or error}") from error
+            raise ConnectionFailed(f"cannot connect to {where}: {why_not(error)}") from error
         self.attach(sock, times)
         return self
 

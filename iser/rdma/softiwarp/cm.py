@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from iser.errors import ConnectionFailed, ConnectionRejected, MpaError, TerminateError, UsageError
-from iser.net.sockets import Address, SockAddress, addresses_of, bind, dial, resolve
+from iser.net.sockets import Address, SockAddress, addresses_of, bind, dial, resolve, why_not
 from iser.rdma.api import (
     ConnectionInfo,
     ConnectionParams,
@@ -321,7 +321,7 @@ def _as_failed(error: BaseException, where: str, timeout: float) -> ConnectionFa
     if isinstance(error, TimeoutError):
         return ConnectionFailed(f"{where} did not answer within {timeout:g} s; is an iWARP listener there?")
     if isinstance(error, OSError):
-        return ConnectionFailed(f"cannot connect to {where}: {error.strerror or error}")
+        return ConnectionFailed(f"cannot connect to {where}: {why_not(error)}")
     if isinstance(error, MpaError | TerminateError):
         return ConnectionFailed(f"cannot connect to {where}: {error}")
     return None

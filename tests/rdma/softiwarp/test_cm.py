@@ -276,7 +276,7 @@ def test_half_open_connections_are_limited_and_the_others_wait(run: Run) -> None
             await request.reject()
 
         loop = asyncio.get_running_loop()
-        options = replace(FAST, max_pending=2, mpa_timeout=0.2)
+        options = replace(FAST, max_pending=2, mpa_timeout=0.5)
         listener = await SoftIwarp(options).listen(HOST, 0, on_request)
         idle = [socket.create_connection(listener.address) for _ in range(2)]
         await asyncio.sleep(0.02)

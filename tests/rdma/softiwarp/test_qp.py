@@ -352,14 +352,14 @@ def test_a_peer_that_stops_reading(run: Run) -> None:
 
 def test_a_peer_that_reads_slowly_is_not_cut_off(run: Run) -> None:
     async def main() -> None:
-        options = replace(FAST, stall_timeout=0.2, socket_buffer=16384)
+        options = replace(FAST, stall_timeout=0.4, socket_buffer=16384)
         async with against_a_socket(REQUEST, options) as (end, sock):
             size = 8 << 20
             mr = end.region([buffer(size)])
             loop = asyncio.get_running_loop()
             await loop.sock_sendall(sock, read_request(mr.rkey, mr.iova, size))
             start = loop.time()
-            while loop.time() - start < 0.4:
+            while loop.time() - start < 0.6:
                 assert await loop.sock_recv(sock, 1 << 15)
                 await asyncio.sleep(0.02)
             assert end.qp.core.tx.unsent
