@@ -37,8 +37,9 @@ def why_not(error: OSError) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "nobody listens there; start the target, check the port"
     # The loop's own text has only the address once more; a resolver's numbers are not those of the system.
-    own = error.errno is None or error.errno <= 0
-    return str(error.strerror or error) if own else os.strerror(error.errno)
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
 
 
 async def resolve(host: str | None, port: int, *, passive: bool = False) -> list[SockAddress]:
