@@ -18,16 +18,13 @@ from iser.errors import CommandTimeout, ConnectionLost, ScsiError
 from iser.scsi.cdb import read_blocks
 from target.backends.fault import Action, Fault, FaultFilter, Operation
 from target.server import TargetServer
-from tests.target.peer import TARGET, serving
+from tests.target.peer import TARGET, serving, until
 
 BLOCK = 512
 
 
 async def nothing_left(lun: Lun) -> None:
-    for _ in range(40):
-        if not lun.link.datamover.live_keys:
-            break
-        await asyncio.sleep(0.005)
+    await until(lambda: not lun.link.datamover.live_keys)
     assert lun.link.datamover.live_keys == 0
     assert lun.link.planner
     assert lun.link.planner.in_use == 0
@@ -118,10 +115,7 @@ async def test_many_sessions_come_and_go() -> None:
                     await lun.read(0, 1)
 
         await asyncio.gather(*(visit() for _ in range(8)))
-        for _ in range(100):
-            if not server.sessions:
-                break
-            await asyncio.sleep(0.01)
+        await until(lambda: not server.sessions)
         assert server.sessions == 0
 
 

@@ -26,6 +26,7 @@ from iser.pdu import (
 )
 from tests.initiator.puppet import session_with_puppet
 from tests.initiator.tasks import CDB, LUN, listed, no_live_key, ping_pong, started
+from tests.target.peer import settled
 
 
 async def test_a_read_moves_bytes_into_the_callers_memory() -> None:
@@ -178,7 +179,7 @@ async def test_the_window_of_the_target_and_the_queue_depth_both_count() -> None
         async with session_with_puppet(window, queue_depth=depth) as (link, puppet):
             tasks = [started(link.session.execute(n << 48, CDB)) for n in range(10)]
             order = [await puppet.receive(ScsiCommand) for _ in range(sent)]
-            await asyncio.sleep(0.02)
+            await settled()
             assert puppet.inbox.empty()
             for n in range(10):
                 puppet.respond(order[n][0].itt)

@@ -18,6 +18,7 @@ from iser.pdu import (
 )
 from tests.initiator.puppet import session_with_puppet
 from tests.initiator.tasks import CDB, LUN, listed, no_live_key, ping_pong, started
+from tests.target.peer import settled
 
 
 @pytest.mark.parametrize("remote_invalidate", [True, False])
@@ -100,6 +101,21 @@ async def test_a_response_that_crosses_the_abort_is_fine() -> None:
         await ping_pong(link.session, puppet)
 
 
+async def test_memory_is_the_callers_before_the_abort_that_came_too_late_is_answered() -> None:
+    async with session_with_puppet() as (link, puppet):
+        memory = bytearray(8)
+        task = started(link.session.execute(0, CDB, listed(memory)))
+        command, _ = await puppet.receive(ScsiCommand)
+        task.cancel()
+        request, _ = await puppet.receive(TaskManagementRequest)
+        puppet.respond(command.itt)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        memory.append(0)  # a BufferError while anything refers to it
+        puppet.send(TaskManagementResponse(response=1, itt=request.itt))
+        await ping_pong(link.session, puppet)
+
+
 async def test_a_response_after_the_abort_is_ignored() -> None:
     async with session_with_puppet() as (link, puppet):
         task = started(link.session.execute(0, CDB))
@@ -117,9 +133,9 @@ async def test_a_second_cancellation_waits_for_the_memory_too() -> None:
         task = started(link.session.execute(0, CDB, listed(bytearray(8))))
         await puppet.receive(ScsiCommand)
         task.cancel()
-        await asyncio.sleep(0.01)
+        await settled()
         task.cancel()
-        await asyncio.sleep(0.01)
+        await settled()
         assert not task.done()
         await puppet.answer_management()
         with pytest.raises(asyncio.CancelledError):
@@ -154,7 +170,7 @@ async def test_a_response_is_waited_for_when_the_target_cannot_abort() -> None:
         command, _ = await puppet.receive(ScsiCommand)
         task.cancel()
         await puppet.answer_management(255)
-        await asyncio.sleep(0.02)
+        await settled()
         assert not task.done()
         puppet.respond(command.itt)
         with pytest.raises(asyncio.CancelledError):
@@ -208,7 +224,7 @@ async def test_cancelling_during_the_abort_of_a_timeout_is_not_lost() -> None:
         await puppet.receive(ScsiCommand)
         request, _ = await puppet.receive(TaskManagementRequest)
         task.cancel()
-        await asyncio.sleep(0.01)
+        await settled()
         puppet.send(TaskManagementResponse(itt=request.itt))
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -286,7 +302,7 @@ async def test_a_function_without_answer_drops_the_connection(monkeypatch: pytes
     async with session_with_puppet() as (link, _):
         with pytest.raises(CommandTimeout, match="LOGICAL UNIT RESET"):
             await link.session.lun_reset(0)
-        await asyncio.sleep(0.05)
+        await settled()
         with pytest.raises(ConnectionLost):
             await link.session.execute(0, CDB)
 

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 import initiator
 from iser.errors import ConnectionFailed, ScsiError, UrlError, UsageError
-from tests.target.peer import TARGET, serving
+from tests.target.peer import TARGET, serving, until
 
 
 async def test_connect_by_url_with_options_of_both_kinds() -> None:
@@ -42,10 +40,7 @@ async def test_a_failed_connect_leaves_no_session() -> None:
     async with serving() as (server, port):
         with pytest.raises(ConnectionFailed, match="no LUN 77"):
             await initiator.connect(f"iser://127.0.0.1:{port}/{TARGET}/77")
-        for _ in range(100):
-            if not server.sessions:
-                break
-            await asyncio.sleep(0.01)
+        await until(lambda: not server.sessions)
         assert server.sessions == 0
 
 

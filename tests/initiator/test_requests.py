@@ -24,6 +24,7 @@ from iser.pdu import (
     encode_bhs,
 )
 from tests.initiator.puppet import TARGET, session_with_puppet
+from tests.target.peer import settled
 
 
 async def test_a_ping_comes_back() -> None:
@@ -69,7 +70,7 @@ async def test_a_cancelled_ping_is_forgotten() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         puppet.send(NopIn(itt=request.itt))
-        await asyncio.sleep(0.02)
+        await settled()
         assert link.session.ended is None
 
 
@@ -81,7 +82,7 @@ async def test_the_targets_ping_is_answered() -> None:
         assert answer.opcode == IMMEDIATE
         assert answer.exp_stat_sn == puppet.stat_sn  # a ping of the target's takes no StatSN
         puppet.send(NopIn(), numbered=False)  # tgt sends this every five seconds
-        await asyncio.sleep(0.02)
+        await settled()
         assert puppet.inbox.empty()
         assert link.session.ended is None
 
@@ -116,7 +117,7 @@ async def test_a_reject_of_nothing_is_logged(header: bytes, caplog: pytest.LogCa
     async with session_with_puppet() as (link, puppet):
         with caplog.at_level(logging.WARNING, "iser.initiator"):
             puppet.send(Reject(reason=0x7E), header)
-            await asyncio.sleep(0.05)
+            await settled()
         assert "the target rejected" in caplog.text
         assert link.session.ended is None
 
@@ -161,7 +162,7 @@ async def test_more_requests_than_the_target_has_room_for_wait_in_turn() -> None
     async with session_with_puppet() as (link, puppet):
         tasks = [asyncio.create_task(link.session.nop(bytes((n,)))) for n in range(2 * MAX_IMMEDIATE + 3)]
         sent = [await puppet.receive(NopOut) for _ in range(MAX_IMMEDIATE)]
-        await asyncio.sleep(0.02)
+        await settled()
         assert puppet.inbox.empty()
         tasks[MAX_IMMEDIATE].cancel()  # not sent yet, so it never is
         tasks[1].cancel()  # sent, so the next takes its place

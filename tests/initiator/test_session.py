@@ -20,6 +20,7 @@ from iser.pdu import (
 )
 from iser.rdma.api import Send
 from tests.initiator.puppet import session_with_puppet
+from tests.target.peer import settled
 
 
 async def test_closing_logs_out_and_disconnects() -> None:
@@ -73,7 +74,7 @@ async def test_a_target_that_asks_for_a_logout_gets_it_once_commands_are_over() 
         task = asyncio.create_task(link.session.execute(0, bytes(6)))
         command, _ = await puppet.receive(ScsiCommand)
         puppet.send(AsyncMessage(async_event=AsyncEvent.LOGOUT_REQUESTED, parameter3=5))
-        await asyncio.sleep(0.03)
+        await settled()
         with pytest.raises(ConnectionLost, match="asked to end the session"):
             await link.session.execute(0, bytes(6))
         assert puppet.inbox.empty()
@@ -122,7 +123,7 @@ async def test_terminated_tasks_are_over() -> None:
 async def test_other_events_change_nothing(event: int) -> None:
     async with session_with_puppet() as (link, puppet):
         puppet.send(AsyncMessage(async_event=event))
-        await asyncio.sleep(0.02)
+        await settled()
         assert link.session.ended is None
 
 

@@ -41,6 +41,7 @@ __all__ = [
     "redirecting",
     "served",
     "serving",
+    "settled",
     "until",
 ]
 
@@ -85,6 +86,12 @@ async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> N
         if condition():
             return
         await asyncio.sleep(0.005)
+
+
+async def settled() -> None:
+    """Let what was sent arrive and be taken up: it needs turns of the loop, and a busy machine has few a second."""
+    for _ in range(15):
+        await asyncio.sleep(0.001)
 
 
 async def leave_nothing() -> None:

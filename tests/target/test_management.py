@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -21,7 +20,7 @@ from iser.pdu import (
 from iser.pdu.const import TaskManagementFunction as Function
 from iser.pdu.const import TaskManagementResponseCode as Code
 from iser.scsi.cdb import read_blocks, write_blocks
-from tests.target.peer import Peer, config, disk, logged_in, served, serving, until
+from tests.target.peer import Peer, config, disk, logged_in, served, serving, settled, until
 
 SLOW = {"on": "write", "action": "delay", "count": 1000, "seconds": 0.06}
 TWO = bytes(5) + b"\2"
@@ -127,7 +126,7 @@ async def test_a_function_on_a_unit_that_is_not_there(function: int) -> None:
 async def test_abort_task_set_hits_our_own_tasks_on_that_unit_only() -> None:
     async with two_sessions(luns=2) as (one, two):
         mine, other_unit, theirs = slow_write(one), slow_write(one, 1), slow_write(two)
-        await asyncio.sleep(0.01)
+        await settled()
         function = manage(one, Function.ABORT_TASK_SET)
         kinds = {(await one.receive()).bhs.itt for _ in range(2)}
         assert kinds == {other_unit, function}
@@ -139,7 +138,7 @@ async def test_abort_task_set_hits_our_own_tasks_on_that_unit_only() -> None:
 async def test_clear_task_set_hits_all_and_tells_those_who_lost_a_task() -> None:
     async with two_sessions() as (one, two):
         mine, theirs = slow_write(one), slow_write(two)
-        await asyncio.sleep(0.01)
+        await settled()
         assert await answered(one, manage(one, Function.CLEAR_TASK_SET)) == Code.FUNCTION_COMPLETE
         one.datamover.deallocate_task_resources(mine)
         two.datamover.deallocate_task_resources(theirs)
@@ -157,7 +156,7 @@ async def test_clear_task_set_tells_nobody_who_lost_nothing() -> None:
 async def test_a_unit_reset_hits_all_and_tells_all() -> None:
     async with two_sessions(luns=2) as (one, two):
         mine, theirs, other_unit = slow_write(one), slow_write(two), slow_write(two, 1)
-        await asyncio.sleep(0.01)
+        await settled()
         function = manage(one, Function.LOGICAL_UNIT_RESET)
         assert await answered(one, function) == Code.FUNCTION_COMPLETE
         one.datamover.deallocate_task_resources(mine)
@@ -171,7 +170,7 @@ async def test_a_unit_reset_hits_all_and_tells_all() -> None:
 async def test_a_unit_reset_waits_for_tasks_that_are_being_aborted_already() -> None:
     async with logged_in(config(target=disk(SLOW))) as peer:
         task = slow_write(peer)
-        await asyncio.sleep(0.01)
+        await settled()
         functions = [manage(peer, Function.ABORT_TASK, task), manage(peer, Function.LOGICAL_UNIT_RESET)]
         await peer.silence(0.02)
         assert [(await peer.expect(TaskManagementResponse)).itt for _ in functions] == functions
@@ -181,7 +180,7 @@ async def test_a_unit_reset_waits_for_tasks_that_are_being_aborted_already() -> 
 async def test_a_warm_reset_hits_every_unit_and_keeps_the_sessions() -> None:
     async with two_sessions(luns=2) as (one, two):
         tasks = [slow_write(two), slow_write(two, 1)]
-        await asyncio.sleep(0.01)
+        await settled()
         assert await answered(one, manage(one, Function.TARGET_WARM_RESET)) == Code.FUNCTION_COMPLETE
         for task in tasks:
             two.datamover.deallocate_task_resources(task)
@@ -209,7 +208,7 @@ async def test_preempt_and_abort_ends_the_tasks_of_who_was_preempted() -> None:
             response, _ = await peer.command(reserve_out(0), write=bytes(8) + key.to_bytes(8, "big") + bytes(8))
             assert response.status == 0
         theirs = slow_write(two)
-        await asyncio.sleep(0.01)
+        await settled()
         keys = (1).to_bytes(8, "big") + (2).to_bytes(8, "big") + bytes(8)
         response, _ = await one.command(reserve_out(5, 3), write=keys)
         assert response.status == 0

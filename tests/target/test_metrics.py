@@ -17,7 +17,7 @@ from iser.errors import ConnectionFailed
 from iser.scsi import cdb
 from target.metrics import MAX_REQUEST, MAX_SCRAPES, SAMPLES_AT_ONCE, MetricsServer, TargetCollector
 from target.server import TargetServer
-from tests.target.peer import INITIATOR, TARGET, config, served, serving, until
+from tests.target.peer import INITIATOR, TARGET, config, served, serving, settled, until
 
 REQUEST = b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n"
 BOTH = {"a": {"listen": "iser://127.0.0.1:0"}, "b": {"listen": "iscsi://127.0.0.1:0"}}
@@ -142,19 +142,19 @@ async def test_a_request_without_end_and_a_crowd_are_closed() -> None:
     async with measured() as (_, metrics):
         assert await ask(metrics, b"x" * (MAX_REQUEST * 3)) == (b"", "")
         crowd = [await asyncio.open_connection(*metrics.address) for _ in range(MAX_SCRAPES)]
-        await asyncio.sleep(0.02)
+        await settled()
         reader, writer = await asyncio.open_connection(*metrics.address)
         assert await reader.read() == b""
         for _, other in (*crowd, (reader, writer)):
             other.close()
-        await asyncio.sleep(0.02)
+        await settled()
         assert (await ask(metrics))[0] == b"HTTP/1.1 200 OK"
 
 
 async def test_a_silent_client_does_not_hold_up_the_end() -> None:
     async with measured() as (_, metrics):
         _, writer = await asyncio.open_connection(*metrics.address)
-        await asyncio.sleep(0.02)
+        await settled()
     writer.close()
 
 

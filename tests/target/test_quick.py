@@ -41,7 +41,7 @@ from iser.sg import SgList
 from target.counters import LunCounters
 from target.quick import COMMAND_10, COMMAND_16, QuickWay
 from target.server import TargetServer
-from tests.target.peer import INITIATOR, ISID, TARGET, Peer, config, disk, served, serving, until
+from tests.target.peer import INITIATOR, ISID, TARGET, Peer, config, disk, served, serving, settled, until
 
 BLOCKS = 2048
 BURST = 16384  # of a session here
@@ -336,7 +336,7 @@ async def test_a_file_in_memory_is_served_at_once_and_gives_its_staging_back() -
         taken = server.staging.try_take(server.staging.limit)
         assert taken is not None
         await raw.send(PLAIN["read"].wire(raw, 9))
-        await asyncio.sleep(0.02)
+        await settled()
         server.staging.give(taken)
         assert (await raw.receive())[0].itt == 9
         raw.sock.close()

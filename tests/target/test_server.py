@@ -19,7 +19,7 @@ from target import server as server_module
 from target.config import Config
 from target.server import TargetServer
 from target.transport import MAX_DATA_RECEIVES
-from tests.target.peer import TARGET, Peer, config, disk, leave_nothing, served, serving, until
+from tests.target.peer import TARGET, Peer, config, disk, leave_nothing, served, serving, settled, until
 
 SLOW = {"on": "write", "action": "delay", "count": 9, "seconds": 0.1}
 
@@ -66,7 +66,7 @@ async def test_running_commands_are_answered_before_the_end() -> None:
         await peer.log_in()
         await peer.clear_attention()
         itt = peer.send_command(write_blocks(0, 1), write=bytes(512))
-        await asyncio.sleep(0.02)
+        await settled()
         closing = asyncio.create_task(server.close())
         assert (await peer.expect(ScsiResponse)).itt == itt
         assert isinstance(await peer.over(), EOFError)
@@ -81,7 +81,7 @@ async def test_commands_that_take_too_long_are_dropped() -> None:
         await peer.log_in()
         await peer.clear_attention()
         peer.send_command(write_blocks(0, 1), write=bytes(512))
-        await asyncio.sleep(0.02)
+        await settled()
         closing = asyncio.create_task(server.close(drain=0.05))
         assert isinstance(await peer.over(), EOFError)
         await closing
@@ -89,13 +89,13 @@ async def test_commands_that_take_too_long_are_dropped() -> None:
 
 
 async def test_nobody_logs_in_while_the_server_drains() -> None:
-    async with serving(config(target=disk(SLOW))) as (server, port), served(port) as peer:
+    async with serving(config(target=disk(SLOW | {"seconds": 0.6}))) as (server, port), served(port) as peer:
         late = Peer()
         await late.connect(port)
         peer.send_command(write_blocks(0, 1), write=bytes(512))
-        await asyncio.sleep(0.02)
+        await settled()
         closing = asyncio.create_task(server.close())
-        await asyncio.sleep(0.01)
+        await settled()
         with pytest.raises(LoginError) as caught:
             await late.log_in(isid=b"abcdef")
         assert (caught.value.status_class, caught.value.status_detail) == (3, 1)
@@ -113,7 +113,7 @@ async def test_connections_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None
         with pytest.raises(ConnectionRejected):
             await peers[2].connect(port)
         await peers[0].datamover.close()
-        await asyncio.sleep(0.02)
+        await settled()
         await peers[2].connect(port)
         for peer in peers[1:]:
             await peer.datamover.close()

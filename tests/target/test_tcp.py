@@ -21,7 +21,7 @@ from iser.datamover.tcp import TcpInitiator
 from iser.pdu import COMMAND_WRITE, FINAL, DataOut, NopOut, Pdu, ScsiCommand, SnackRequest, encode, encode_bhs
 from iser.scsi.cdb import write_blocks
 from target.server import TargetServer
-from tests.target.peer import TARGET, config, disk, serving, until
+from tests.target.peer import TARGET, config, disk, serving, settled, until
 
 ITT, BURST = 0xABCDEF, 262144
 
@@ -64,7 +64,7 @@ async def begin_write(link: Link, blocks: int) -> socket.socket:
     bhs = ScsiCommand(flags=FINAL | COMMAND_WRITE, itt=ITT, edtl=blocks * 512, cmd_sn=session._cmd_sn, cdb=cdb)
     session._cmd_sn += 1
     raw(link).send(encode(Pdu(bhs)))
-    await asyncio.sleep(0.02)
+    await settled()
     return raw(link)
 
 
@@ -115,7 +115,7 @@ async def test_a_peer_that_vanishes_in_a_write_leaves_nothing(file: bool, sent: 
         link = await logged_in(portal, immediate_data=False)
         sock = await begin_write(link, 1024)
         sock.send(first_burst(b"\xff")[:sent])
-        await asyncio.sleep(0.02)
+        await settled()
         assert server.staging.in_use == (524288 if file else 0)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         link.session._datamover.abort(initiator.ConnectionLost("vanished"))
@@ -130,7 +130,7 @@ async def test_a_peer_that_vanishes_in_a_read_leaves_nothing(tmp_path: Path) -> 
     async with tcp(target=target) as (server, portal):
         lun = await initiator.connect(initiator.Url(portal, TARGET))
         reads = [asyncio.create_task(lun.read(0, 16384)) for _ in range(4)]
-        await asyncio.sleep(0.01)
+        await settled()
         lun.session._datamover.abort(initiator.ConnectionLost("vanished"))
         await asyncio.gather(*reads, return_exceptions=True)
         await until(lambda: server.sessions == 0 and not server.staging.in_use)
@@ -171,13 +171,13 @@ async def test_a_write_that_is_reset_while_its_data_comes_gets_none_of_it() -> N
         sock = await begin_write(link, 1024)
         data_out = first_burst(b"\xff")
         sock.send(data_out[:30_000])
-        await asyncio.sleep(0.02)
+        await settled()
         async with await initiator.connect(initiator.Url(portal, TARGET)) as other:
             # By another session, while the first one is in the middle of a PDU.
             assert await other.session.lun_reset(0) == 0
             rest = memoryview(data_out)[30_000:]
             await asyncio.get_running_loop().sock_sendall(sock, rest)
-            await asyncio.sleep(0.02)
+            await settled()
             with pytest.raises(initiator.IserError):
                 await other.execute(bytes(6))  # the reset's unit attention
             memory = await other.read(64, 1024)

@@ -14,6 +14,7 @@ from iser.net import TcpListener
 from target.registry import Place
 from target.transport import TCP_MAX_R2T, TCP_RECV_LENGTH, TcpIncoming
 from tests.datamover.tcp.ends import User
+from tests.target.peer import settled
 
 HERE = Place("here", 1)
 
@@ -59,7 +60,7 @@ async def test_an_initiator_that_has_gone_already_is_one_sentence() -> None:
     ours, theirs = await accepted()
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     theirs.close()
-    await asyncio.sleep(0.01)
+    await settled()
     with pytest.raises(ConnectionFailed, match="went away before"):
         TcpIncoming(ours, HERE)
     assert ours.fileno() == -1

@@ -15,6 +15,7 @@ import pytest
 from iser.errors import ConnectionFailed, UsageError
 from target.admin.listener import MAX_CLIENTS, MAX_LINE
 from tests.target.admin.site import administered, asked
+from tests.target.peer import settled
 
 
 async def test_only_the_owner_may_open_it_whatever_the_umask(tmp_path: Path) -> None:
@@ -94,10 +95,10 @@ async def test_a_line_without_end_and_a_crowd_are_closed(tmp_path: Path) -> None
             assert await reader.read() == b""
         writer.close()
         crowd = [await asyncio.open_unix_connection(path) for _ in range(MAX_CLIENTS)]
-        await asyncio.sleep(0.02)
+        await settled()
         reader, writer = await asyncio.open_unix_connection(path)
         assert await reader.read() == b""
         for _, other in (*crowd, (reader, writer)):
             other.close()
-        await asyncio.sleep(0.02)
+        await settled()
         assert (await asked(path, "status"))["sessions"] == 0

@@ -13,6 +13,7 @@ from target.backends.fault import Action, Fault, FaultFilter, Operation
 from target.backends.memory import MemoryBackend
 from target.scsi import GOOD, Async, sanitize
 from target.scsi.sanitizing import Sanitizing
+from tests.target.peer import until
 from tests.target.scsi.bench import SIZE, Bench, codes_of, unit
 
 OVERWRITE, ERASE, EXIT = 1, 2, 0x1F
@@ -104,7 +105,7 @@ async def test_it_stops_everything_else_and_outlives_resets(monkeypatch: pytest.
     bench.device.detach(bench.nexus)
     other = bench.attach("other")
     assert bench.codes(cdb.test_unit_ready(), nexus=other) == IN_PROGRESS
-    await asyncio.sleep(0.4)
+    await until(lambda: lu.sanitizing is None)
     assert bench.done(cdb.test_unit_ready(), nexus=other) == GOOD
 
 
