@@ -61,7 +61,7 @@ class Task:
         self.gone: asyncio.Future[None] | None = None
 
     def over(self) -> None:
-        """The target can no longer touch the buffers.  Who still waits for the answer to an abort is not to hold them."""
+        """The target can no longer touch the buffers; who waits for the answer to an abort must not hold them."""
         self.data_in = self.data_out = None
         if self.gone is not None and not self.gone.done():
             self.gone.set_result(None)

@@ -22,7 +22,7 @@ from iser.pdu.const import TaskManagementResponseCode as Code
 from iser.scsi.cdb import read_blocks, write_blocks
 from tests.target.peer import Peer, config, disk, logged_in, served, serving, settled, until
 
-SLOW = {"on": "write", "action": "delay", "count": 1000, "seconds": 0.06}
+SLOW = {"on": "write", "action": "delay", "count": 1000, "seconds": 0.2}
 TWO = bytes(5) + b"\2"
 
 
