@@ -110,8 +110,8 @@ async def test_the_service_manager_hears_of_all_as_one(tmp_path: Path) -> None:
                 await asyncio.sleep(0.05)
             assert [(each["worker"], each["size"]) for each in luns] == [(1, 2 << 20), (2, 1 << 20)]
             assert await asked(tmp_path / "admin", "reload") == []
-            # As systemd does it: to every process of the service.
-            for pid in (*workers, process.pid):
+            # As systemd does it: to every process of the service, the main one first.
+            for pid in (process.pid, *workers):
                 os.kill(pid, signal.SIGTERM)
             out, err = await asyncio.wait_for(process.communicate(), 30)
             assert (process.returncode, out) == (0, b"")
