@@ -167,3 +167,4 @@ async def session_with_puppet(
             yield link, puppet
         finally:
             await link.datamover.close()
+            link.session.connection_terminate_notify(None)  # what a test that failed left is not waited for

@@ -196,7 +196,7 @@ async def test_a_timeout_aborts_and_says_so() -> None:
 
 async def test_deadlines_come_in_any_order() -> None:
     async with session_with_puppet() as (link, puppet):
-        times = (0.15, 0.05, 0.1)
+        times = (0.6, 0.2, 0.4)
         tasks = [started(link.session.execute(0, CDB, timeout=seconds)) for seconds in times]
         tags = [(await puppet.receive(ScsiCommand))[0].itt for _ in times]
         aborted = [(await puppet.answer_management()).referenced_task_tag for _ in times]
