@@ -18,6 +18,7 @@ __all__ = [
     "FIRST_REST",
     "LOST_SHARE",
     "MAX_BURST",
+    "REACH",
     "REST",
     "BusyPoll",
     "PollPolicy",
@@ -25,6 +26,7 @@ __all__ = [
     "spare_processors",
 ]
 
+REACH: Final = 2  # windows; what took as long with a sleep, and waking up, may come within one without
 LOST_SHARE: Final = 0.05  # of a processor's time, that polling in vain may take
 MAX_BURST: Final = 20  # polls in vain in a row, if there have been none for long
 CONTENDED: Final = 1e-3  # seconds; a step as long means that others want the processor, or that there is a lot to do
@@ -35,8 +37,8 @@ REST: Final = 0.256  # the most
 class PollPolicy:
     """When to poll, for ``window`` seconds at most after the last arrival; 0 is never.  It is told ``now``, in seconds.
 
-    A poll begins only if what came last came within the window, so that requests too slow to gain anything, and those
-    too large, are left alone.  Polls in vain take LOST_SHARE of the time at most, whatever comes.  While ``held`` is
+    A poll begins only if what came last came within REACH windows, so that requests too slow to gain anything are left
+    alone.  Polls in vain take LOST_SHARE of the time at most, whatever comes.  While ``held`` is
     not 0 there are threads at work that need the interpreter, and nothing is polled.  ``won`` and ``lost`` count.
     """
 
@@ -70,9 +72,10 @@ class PollPolicy:
 
     def arrived(self, now: float) -> bool:
         """Something came and has been served at ``now``.  Returns whether to begin to poll: then call :meth:`step`."""
-        self._near = near = now - self._last < self.window
+        gap = now - self._last
+        self._near = gap < self.window
         self._last = now
-        if not near or self.polling or self.held or now < self._rest:
+        if gap >= REACH * self.window or self.polling or self.held or now < self._rest:
             return False
         self.polling = True
         self._stepped = now

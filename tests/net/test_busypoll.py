@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iser.net import busy_poll, busypoll, spare_processors
-from iser.net.busypoll import CONTENDED, FIRST_REST, LOST_SHARE, MAX_BURST, REST, PollPolicy
+from iser.net.busypoll import CONTENDED, FIRST_REST, LOST_SHARE, MAX_BURST, REACH, REST, PollPolicy
 from tests.net.test_stream import Echo, pair
 
 WINDOW = 100e-6
@@ -63,12 +63,22 @@ def test_a_window_of_nothing_is_never_polled() -> None:
 
 def test_slow_requests_are_never_polled_for() -> None:
     world = World()
-    assert not any(world.request(150e-6) for _ in range(100))
+    assert not any(world.request(1.01 * REACH * WINDOW) for _ in range(100))
     assert (world.polled, world.policy.lost) == (0.0, 0)
 
 
+def test_who_is_late_because_we_sleep_is_waited_for() -> None:
+    """It takes longer than the window only where it has to wake us up."""
+    world = World()
+    wake_up = 80e-6
+    for _ in range(100):
+        world.request(60e-6 if world.policy.polling else 60e-6 + wake_up)
+    assert world.policy.won == 98
+    assert world.policy.lost == 0
+
+
 def test_large_requests_are_left_alone() -> None:
-    """Whoever takes longer to be served than the window is long gains nothing by a poll."""
+    """Whoever takes much longer to be served than the window is long gains nothing by a poll."""
     world = World()
     assert not any(world.request(10e-6, serving=250e-6) for _ in range(100))
 
