@@ -81,7 +81,7 @@ class TestLio(InitiatorRow):
 
     @peer_fault("LIO 6.1", "refuses a login request without text that asks for the next stage")
     async def test_lio_refuses_a_request_without_text(self, lab: Machine, notes: Notes) -> None:
-        lio = Lio(lab, "lio-empty", 3270)  # one of its own, as it may take no more logins
+        lio = Lio(lab, "lio-empty", 3296)  # one of its own, as it may take no more logins
         await asyncio.to_thread(lio.start)
         url = Url.parse(f"iser://{lio.portal}/{lio.name}/{lio.lun}")
         site = await survey(url, url.connect_options, lio.settle_seconds)
