@@ -7,7 +7,17 @@ import socket
 
 import pytest
 
-from iser.net.sockets import addresses_of, bind, dial, display, peer_name, resolve, why_not
+from iser.net.sockets import (
+    LOCAL_CONGESTION,
+    addresses_of,
+    bind,
+    dial,
+    display,
+    is_loopback,
+    peer_name,
+    resolve,
+    why_not,
+)
 
 
 def test_addresses_are_displayed_as_people_write_them() -> None:
@@ -53,3 +63,33 @@ async def test_an_address_that_is_taken_leaves_nothing_open() -> None:
 )
 def test_a_failure_is_told_without_the_address_once_more(error: OSError, words: str) -> None:
     assert why_not(error).startswith(words)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.8.7", "::1", "::ffff:127.0.0.1", "::1%lo"])
+def test_loopback_is_known_in_every_form(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "::ffff:192.0.2.1", "fe80::1%eth0"])
+def test_nothing_else_is_loopback(host: str) -> None:
+    assert not is_loopback(host)
+
+
+def _congestion(sock: socket.socket) -> bytes:
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
+
+
+async def test_both_ends_of_a_connection_within_the_machine_do_without_pacing() -> None:
+    listener = bind(socket.AF_INET, ("127.0.0.1", 0), 0)
+    dialled = await dial([(socket.AF_INET, listener.getsockname())], 0)
+    accepted, _ = listener.accept()
+    assert [_congestion(sock) for sock in (dialled, accepted)] == [LOCAL_CONGESTION] * 2
+    for sock in (dialled, accepted, listener):
+        sock.close()
+
+
+async def test_elsewhere_the_congestion_control_is_the_system_s_own() -> None:
+    listener = bind(socket.AF_INET, ("0.0.0.0", 0), 0)
+    with socket.socket() as plain:
+        assert _congestion(listener) == _congestion(plain)
+    listener.close()

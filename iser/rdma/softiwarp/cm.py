@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import socket
 from collections import Counter
@@ -12,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from iser.errors import ConnectionFailed, ConnectionRejected, MpaError, TerminateError, UsageError
-from iser.net.sockets import Address, SockAddress, addresses_of, bind, dial, resolve, why_not
+from iser.net.sockets import Address, SockAddress, addresses_of, bind, dial, is_loopback, resolve, why_not
 from iser.rdma.api import (
     ConnectionInfo,
     ConnectionParams,
@@ -359,6 +358,4 @@ def _lone_terminate(error: TerminateError) -> bytes:
 
 
 def _is_loopback(sock: socket.socket) -> bool:
-    address = ipaddress.ip_address(sock.getpeername()[0].partition("%")[0])
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+    return is_loopback(sock.getpeername()[0])
