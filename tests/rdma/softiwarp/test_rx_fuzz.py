@@ -30,6 +30,7 @@ GAP: Final = 13
 RECEIVES: Final = 12
 RENEWED: Final = 200_000  # bytes that a region names under its next key
 ARENA: Final = 3 << 19
+REST: Final = bytes(66_000)  # ends every FPDU
 
 _TO: Final = (1 << 64) - 1
 
@@ -191,7 +192,8 @@ class Script:
                 return
             case "length":  # it lies: all that follows is taken for something else
                 wire = bytearray(tagged(kind, key, base + offset & _TO, data, last=last, crc=self.crc))
-                wire[:2] = self.draw(st.sampled_from((3, 18, length, length + 18, 0xFFFF))).to_bytes(2, "big")
+                lie = self.draw(st.sampled_from((3, 18, length, length + 18, 0xFFFF)))
+                wire[:2] = min(lie, 0xFFFF).to_bytes(2, "big")
                 self.frames.append(Frame(bytes(wire), which if write else None, lies=True))
                 return
         wire_bytes = tagged(kind, key, base + offset & _TO, data, last=last, crc=self.crc)
@@ -306,6 +308,9 @@ STEPS = st.lists(st.one_of(st.integers(1, 40), st.integers(500, 70_000), st.inte
 def test_in_place_is_as_good_as_staged(script: tuple[list[Frame], bool], steps: list[int]) -> None:
     slow, open_spans = play_slowly(*script)
     quick = play(*script, steps)
+    if slow.peer.core.rx.mid_fpdu:  # only one of them may have looked at its header already
+        for world in (slow, quick):
+            world.feed(REST)
     assert outcome(quick) == outcome(slow)
     fine = quick.peer.core.error is None and not quick.peer.core.rx.mid_fpdu
     spans = [] if fine else open_spans
