@@ -6,6 +6,7 @@ Both sides of both transports are two processes on this machine, and every rate 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import socket
 import sys
@@ -98,16 +99,19 @@ async def _iops(lun: Lun, depth: int, seconds: float) -> float:
 # Raw TCP
 
 
-async def raw_throughput(direction: bytes, length: int) -> float:
-    """Bytes in a second of a plain TCP connection that moves ``length`` bytes in the same direction."""
-    async with _raw_process() as port:
-        return await asyncio.to_thread(_raw_client, port, direction, length)
+async def raw_throughput(direction: bytes, length: int, *, congestion: bytes = b"") -> float:
+    """Bytes in a second of a plain TCP connection that moves ``length`` bytes in the same direction.
+
+    ``congestion`` is TCP's congestion control at both ends, the system's choice if it is empty.
+    """
+    async with _raw_process(congestion) as port:
+        return await asyncio.to_thread(_raw_client, port, direction, length, congestion)
 
 
 @asynccontextmanager
-async def _raw_process() -> AsyncIterator[int]:
+async def _raw_process(congestion: bytes) -> AsyncIterator[int]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "initiator.bench.loopback", stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", "initiator.bench.loopback", congestion, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout
     try:
@@ -121,9 +125,11 @@ async def _raw_process() -> AsyncIterator[int]:
             await process.wait()
 
 
-def _raw_client(port: int, direction: bytes, length: int) -> float:
+def _raw_client(port: int, direction: bytes, length: int, congestion: bytes) -> float:
     buffer = bytearray(_FOOTPRINT)
-    with socket.create_connection(("127.0.0.1", port)) as sock:
+    with socket.socket() as sock:
+        _choose(sock, congestion)
+        sock.connect(("127.0.0.1", port))
         _tune(sock)
         _raw_move(sock, buffer, direction, RAW_LEAD)
         start = time.perf_counter()
@@ -140,9 +146,10 @@ def _raw_move(sock: socket.socket, buffer: bytearray, direction: bytes, length: 
         _take(sock, bytearray(len(_DONE)), len(_DONE))
 
 
-def _raw_server() -> None:
+def _raw_server(congestion: bytes) -> None:
     """Serve one connection: take or give as many bytes as it asks for, each time it asks."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        _choose(listener, congestion)
         _say(str(listener.getsockname()[1]))
         sock, _ = listener.accept()
         with sock:
@@ -156,6 +163,12 @@ def _raw_server() -> None:
                 else:
                     _take(sock, buffer, length)
                     sock.sendall(_DONE)
+
+
+def _choose(sock: socket.socket, congestion: bytes) -> None:
+    """Before there is a connection: what pacing has begun would go on."""
+    if congestion:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion)
 
 
 def _tune(sock: socket.socket) -> None:
@@ -192,4 +205,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    _raw_server()
+    _raw_server(os.fsencode(sys.argv[1]))

@@ -17,7 +17,7 @@ from tests.benchmark.series import LINEAR, Series
 
 __all__ = ["describe", "fairness_table", "growth_table", "layers_tables", "put_part", "rows_table"]
 
-_WORDS = {Verdict.AIM: "aim", Verdict.MUST: "must", Verdict.MISSED: "**missed**"}
+_WORDS = {Verdict.AIM: "aim", Verdict.MUST: "must", Verdict.MISSED: "**missed**", Verdict.SHOWN: ""}
 
 
 def put_part(page: Path, name: str, lines: Iterable[str]) -> None:
@@ -53,7 +53,7 @@ def rows_table(rows: Sequence[Row]) -> list[str]:
         sign = "≤" if goal.lower else "≥"
         unit = "" if goal.unit == RATIO else f" {goal.unit}"
         ours, theirs = (f"{_number(median(side))} {goal.of}" for side in (row.ours, row.peer))
-        wanted = " | ".join(f"{sign} {value:g}{unit}" for value in (goal.must, goal.aim))
+        wanted = " | ".join("" if value is None else f"{sign} {value:g}{unit}" for value in (goal.must, goal.aim))
         measured = f"{_judged(row)}{unit} | {_WORDS[row.verdict]}"
         lines.append(f"| {goal.what} | {goal.peer} | {ours} | {theirs} | {wanted} | {measured} |")
     return lines

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from initiator.bench.loopback import raw_throughput
+from iser.net.sockets import LOCAL_CONGESTION
 from tests.benchmark.iscsi_perf import iscsi_perf
 from tests.benchmark.rows import GOALS, Row
 from tests.benchmark.targets import Served, fill, our_target, tgt_target
@@ -98,12 +99,13 @@ class Site:
 
         return side
 
-    def raw(self, *, write: bool) -> Side:
+    def raw(self, *, write: bool, congestion: bytes = b"") -> Side:
         """Plain sockets, as long as the stack takes for as many bytes."""
 
         async def side() -> Sample:
             pieces = max(1, round(self._raw[write] * self.settings.seconds / _MIB))
-            return Sample(await raw_throughput(b"W" if write else b"R", pieces * _MIB) / _MIB)
+            rate = await raw_throughput(b"W" if write else b"R", pieces * _MIB, congestion=congestion)
+            return Sample(rate / _MIB)
 
         return side
 
@@ -122,7 +124,7 @@ async def measure_rows(site: Site, say: Say) -> list[Row]:
     rows: list[Row] = []
     rows += await _tcp_rows(site, say)
     for write in (False, True):
-        rows.append(await _raw_row(site, say, write=write))
+        rows += await _raw_rows(site, say, write=write)
     rows += await _memory_rows(site, say)
     return rows
 
@@ -150,10 +152,16 @@ async def _tcp_rows(site: Site, say: Say) -> list[Row]:
     return rows
 
 
-async def _raw_row(site: Site, say: Say, *, write: bool) -> Row:
-    sides = {"stack": site.stack(_MIB, _STACK_DEPTH, write=write), "raw": site.raw(write=write)}
+async def _raw_rows(site: Site, say: Say, *, write: bool) -> list[Row]:
+    """Against plain sockets as the system makes them, and with what our own choose within a machine."""
+    sides = {
+        "stack": site.stack(_MIB, _STACK_DEPTH, write=write),
+        "raw": site.raw(write=write),
+        "raw-local": site.raw(write=write, congestion=LOCAL_CONGESTION),
+    }
     found = await take_turns(sides, site.settings.pairs)
-    return _row(f"iser-1m-{'write' if write else 'read'}", found["stack"], found["raw"], say, _MIB / 1e6)
+    key = f"iser-1m-{'write' if write else 'read'}"
+    return [_row(key + suffix, found["stack"], found["raw" + suffix], say, _MIB / 1e6) for suffix in ("", "-local")]
 
 
 def _row(key: str, ours: list[Sample], peer: list[Sample], say: Say, scale: float = 1.0) -> Row:

@@ -28,15 +28,15 @@ _COLLAPSE: Final = 2.0  # times worse than the committed value
 class Goal:
     """What a row is to reach: a ``ratio`` of ours to the peer's, or our own value if ``unit`` is another.
 
-    ``of`` is what is counted on either side.
+    ``of`` is what is counted on either side.  Without ``must`` and ``aim`` the row is shown and not judged.
     """
 
     key: str
     what: str
     peer: str
     of: str
-    must: float
-    aim: float
+    must: float | None
+    aim: float | None
     unit: str = RATIO
     lower: bool = False
 
@@ -47,6 +47,7 @@ class Goal:
 
 _TCP: Final = "tgtd, same `iscsi-perf`"
 _RAW: Final = "plain sockets, same bytes"
+_RAW_LOCAL: Final = "plain sockets with the congestion control that we choose"
 _STACK: Final = "our initiator, softiwarp and target (two processes)"
 _IOPS, _MB, _CPU, _KIB = "IOPS", "MB/s", "s/GiB", "KiB"
 
@@ -71,6 +72,8 @@ GOALS: Final[Mapping[str, Goal]] = {
         Goal("iser-4k-d32", f"{_STACK}: 4 KiB random read, depth 32", "libiscsi and tgtd over TCP", _IOPS, 1.0, 1.5),
         Goal("iser-1m-read", f"{_STACK}: 1 MiB read, depth 8", _RAW, _MB, 0.8, 0.95),
         Goal("iser-1m-write", f"{_STACK}: 1 MiB write, depth 8", _RAW, _MB, 0.8, 0.95),
+        Goal("iser-1m-read-local", f"{_STACK}: 1 MiB read, depth 8", _RAW_LOCAL, _MB, None, None),
+        Goal("iser-1m-write-local", f"{_STACK}: 1 MiB write, depth 8", _RAW_LOCAL, _MB, None, None),
         Goal("memory-tcp", "memory of an idle session, TCP", "tgtd, TCP", _KIB, 300, 100, unit=_KIB, lower=True),
         Goal("memory-iser", "memory of an idle session, iSER", "tgtd, TCP", _KIB, 300, 100, unit=_KIB, lower=True),
         Goal(
@@ -94,6 +97,7 @@ class Verdict(StrEnum):
     AIM = "aim reached"
     MUST = "must reached"
     MISSED = "MISSED"
+    SHOWN = "not judged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +131,12 @@ class Row:
     @property
     def verdict(self) -> Verdict:
         """How far it got."""
-        if self.goal.reached(self.value, self.goal.aim):
+        goal = self.goal
+        if goal.must is None or goal.aim is None:
+            return Verdict.SHOWN
+        if goal.reached(self.value, goal.aim):
             return Verdict.AIM
-        return Verdict.MUST if self.goal.reached(self.value, self.goal.must) else Verdict.MISSED
+        return Verdict.MUST if goal.reached(self.value, goal.must) else Verdict.MISSED
 
     def to_json(self) -> dict[str, Any]:
         """The row with its goal."""

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.benchmark.host import BenchmarkError
+from tests.benchmark.page import rows_table
 from tests.benchmark.rows import GOALS, Row, Verdict, collapsed, load_rows, save_rows
 
 FAST = GOALS["tcp-4k-d32"]  # at least 1.3, better 2.0
 CPU = GOALS["cpu"]  # at most 0.7, better 0.5
+SHOWN = GOALS["iser-1m-write-local"]
 MEMORY = GOALS["memory-iser"]  # at most 300 KiB, better 100
 
 
@@ -29,6 +31,14 @@ def test_more_is_better(ours: float, verdict: Verdict) -> None:
 @pytest.mark.parametrize(("ours", "verdict"), [(0.71, Verdict.MISSED), (0.7, Verdict.MUST), (0.5, Verdict.AIM)])
 def test_less_is_better_of_processor_time(ours: float, verdict: Verdict) -> None:
     assert Row(CPU, [ours], [1.0]).verdict is verdict
+
+
+def test_a_row_without_a_goal_is_shown_and_not_judged(tmp_path: Path) -> None:
+    row = Row(SHOWN, [1.0], [2.0])
+    assert (row.value, row.verdict) == (0.5, Verdict.SHOWN)
+    save_rows(tmp_path / "peers.json", {}, {}, [row])
+    assert load_rows(tmp_path / "peers.json") == {SHOWN.key: row}
+    assert rows_table([row])[-1].endswith("|  |  | **0.50** |  |")
 
 
 def test_memory_is_judged_by_itself_whatever_the_peer_needs() -> None:
