@@ -25,6 +25,7 @@ from iser.login import (
     Wishes,
     parse_targets,
 )
+from iser.net import busy_poll, spare_processors
 from iser.pdu import Pdu
 from iser.rdma import choose
 from iser.rdma.api import Provider
@@ -132,6 +133,9 @@ async def _attempt(
         raise
     if not discovery and portal.transport == "iser":
         await asyncio.sleep(settle_time(session.login))
+    if options.busy_poll_us and spare_processors(1):
+        poll = busy_poll()
+        poll.window = max(poll.window, options.busy_poll_us / 1e6)
     return Link(session, datamover, portal)
 
 

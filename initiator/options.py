@@ -19,6 +19,7 @@ __all__ = ["MAX_QUEUE_DEPTH", "OPTION_NAMES", "ConnectOptions", "default_initiat
 
 MAX_QUEUE_DEPTH: Final = 1024
 MAX_TRANSFER: Final = 16 << 20  # bytes of one command: what one memory region is made for
+MAX_POLL: Final = 1000  # microseconds
 
 
 def default_initiator_name() -> str:
@@ -38,6 +39,8 @@ class ConnectOptions:
     ``crc`` and ``segment`` are softiwarp's, the embedded RNIC's.
     ``timeout`` is for each command, ``login_timeout`` for connecting.
     ``header_digest`` and ``data_digest`` ask for CRC32C over TCP.
+    ``busy_poll_us`` is for how many microseconds the event loop looks out for the next answer before it sleeps, from
+    then on: commands that go one at a time are done sooner, at the price of processor time.
 
     With ``user`` and a ``password``, or the file that holds it, a login proves who we are by CHAP; with ``target_user``
     and ``target_password`` the target has to do so, too.  ``chap`` is the algorithms to offer, best first, such as
@@ -57,6 +60,7 @@ class ConnectOptions:
     pool_size: int = 0
     initiator_name: str = ""
     provider: str = AUTO
+    busy_poll_us: int = 0
     header_digest: bool = False
     data_digest: bool = False
     user: str = ""
@@ -76,6 +80,7 @@ class ConnectOptions:
         _within("timeout", self.timeout, 0.001, 86400)
         _within("login_timeout", self.login_timeout, 0.001, 3600)
         _within("max_transfer", self.max_transfer, 512, MAX_TRANSFER)
+        _within("busy_poll_us", self.busy_poll_us, 0, MAX_POLL)
         check_provider(self.provider)
         parse_algorithms(self.chap)
         if self.initiator_name and not is_iscsi_name(self.initiator_name):
@@ -143,6 +148,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "queue_depth": parse_size,
     "pool_size": parse_size,
     "max_transfer": parse_size,
+    "busy_poll_us": parse_size,
     "timeout": _parse_seconds,
     "login_timeout": _parse_seconds,
     "header_digest": _parse_bool,

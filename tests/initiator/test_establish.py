@@ -13,6 +13,7 @@ from initiator.options import ConnectOptions
 from initiator.url import Portal
 from iser.errors import ConnectionFailed, LoginError, UsageError
 from iser.login import Redirection, TargetAddress, Wishes
+from iser.net import busy_poll
 from iser.rdma.softiwarp import SoftIwarp
 from tests.initiator.puppet import TARGET, Directory, provider, puppets, session_with_puppet
 
@@ -26,6 +27,15 @@ async def test_what_was_negotiated_can_be_seen() -> None:
         assert link.session.login.tsih == 1
         assert puppet.login.result.isid[0] == 0x80
         assert link.session.name.startswith("127.0.0.1:")
+
+
+async def test_only_who_asks_for_it_has_the_loop_look_out_before_it_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with puppets() as stage:
+        for wanted, processors, window in ((0, 2, 0.0), (200, 1, 0.0), (200, 2, 200e-6), (100, 2, 200e-6)):
+            monkeypatch.setattr("os.sched_getaffinity", lambda _, count=processors: set(range(count)))
+            link = await open_session(stage.portal, TARGET, ConnectOptions(busy_poll_us=wanted), provider())
+            assert busy_poll().window == window
+            await link.datamover.close()
 
 
 async def test_each_session_has_an_isid_of_its_own() -> None:

@@ -24,6 +24,8 @@ def test_the_default_name_is_an_iscsi_name(monkeypatch: pytest.MonkeyPatch) -> N
         {"login_timeout": -1.0},
         {"max_transfer": 511},
         {"max_transfer": (16 << 20) + 1},
+        {"busy_poll_us": -1},
+        {"busy_poll_us": 1001},
         {"strategy": "none"},
         {"provider": "none"},
         {"initiator_name": "none"},
