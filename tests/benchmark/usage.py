@@ -11,10 +11,14 @@ __all__ = ["Memory", "cpu_seconds", "family", "memory"]
 _TICK: Final = os.sysconf("SC_CLK_TCK")
 _PROC: Final = Path("/proc")
 _KIB: Final = 1024
+_PSS: Final = ("Pss_Anon", "Pss_Shmem")
 
 
 class Memory(NamedTuple):
-    """Bytes: resident, and with what is shared between processes counted by its share."""
+    """Bytes: resident, and with what is shared between processes counted by its share (its proportional set size).
+
+    The latter is without what is mapped from files, whose share grows and shrinks as others map them, too.
+    """
 
     rss: int
     pss: int
@@ -55,6 +59,6 @@ def memory(pid: int) -> Memory:
             name, _, value = line.partition(":")
             if name == "Rss":
                 rss += int(value.split()[0]) * _KIB
-            elif name == "Pss":
+            elif name in _PSS:
                 pss += int(value.split()[0]) * _KIB
     return Memory(rss, pss)
