@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any, Final
 
-from initiator.bench.shapes import CORE_SHAPES, COUNT_NAMES, SHAPE_NAMES, SHAPES, element_count, lay
+from initiator.bench.shapes import CORE_SHAPES, COUNT_NAMES, EVERY_NAME, SHAPE_NAMES, SHAPES, element_count, lay
 from initiator.options import MAX_QUEUE_DEPTH
 from iser.errors import UsageError
 from iser.sg import shape_of
@@ -100,7 +100,7 @@ class Axes:
     pools: Sequence[float] = (1.0,)
 
     def __post_init__(self) -> None:
-        _known("shape", [name for name in self.shapes if not element_count(name)], (*SHAPE_NAMES, *COUNT_NAMES))
+        _known("shape", [name for name in self.shapes if not element_count(name)], EVERY_NAME)
         _known("strategy", self.strategies, (*ALL_STRATEGIES, AUTO, RAW_TCP))
         _known("invalidate", self.invalidate, ("local", "remote"))
         _known("direction", self.directions, ("read", "write"))

@@ -22,7 +22,7 @@ from initiator.bench.environment import describe_environment
 from initiator.bench.progress import shown_progress
 from initiator.bench.result import Journal, Result, write_text
 from initiator.bench.runner import LEAD, SLICE_MIN, Settings, Unaligned
-from initiator.bench.shapes import COUNT_NAMES, SHAPE_NAMES
+from initiator.bench.shapes import EVERY_NAME
 from initiator.bench.table import show
 from initiator.options import parse_size
 from initiator.url import Url
@@ -118,7 +118,7 @@ def _add_unaligned(app: typer.Typer, run: Runner) -> None:
         embedded: Annotated[bool, typer.Option("--embedded", help="A target of our own in another process.")] = False,
         quick: Annotated[bool, typer.Option("--quick", help="A small cut.")] = False,
         full: Annotated[bool, typer.Option("--full", help="The whole matrix: hours.")] = False,
-        shapes: Annotated[str, typer.Option(help=f"Of {', '.join((*SHAPE_NAMES, *COUNT_NAMES))}.")] = "",
+        shapes: Annotated[str, typer.Option(help=f"Of {', '.join(EVERY_NAME)}.")] = "",
         strategies: Annotated[str, typer.Option(help=f"Of {', '.join((*ALL_STRATEGIES, AUTO, RAW_TCP))}.")] = "",
         sizes: Annotated[str, typer.Option(help="Bytes, as in 4K,64K,1M.")] = "",
         depths: Annotated[str, typer.Option(help="Transfers at once, as in 1,32.")] = "",

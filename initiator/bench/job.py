@@ -19,7 +19,7 @@ from rich.console import Console
 import initiator
 from initiator.bench.histogram import Histogram
 from initiator.bench.result import PERCENTILES
-from initiator.bench.shapes import COUNT_NAMES, SHAPE_NAMES, element_count, lay
+from initiator.bench.shapes import EVERY_NAME, SHAPE_NAMES, element_count, lay
 from initiator.lun import Lun
 from initiator.options import parse_size
 from iser.errors import ConfigError, UsageError
@@ -67,9 +67,7 @@ class Job:
         if self.pattern not in ("random", "sequential"):
             raise UsageError(f"pattern {self.pattern!r}: give random or sequential")
         if self.shape not in SHAPE_NAMES and not element_count(self.shape):
-            raise UsageError(
-                f"shape {self.shape!r} does not exist; choose among {', '.join((*SHAPE_NAMES, *COUNT_NAMES))}"
-            )
+            raise UsageError(f"shape {self.shape!r} does not exist; choose among {', '.join(EVERY_NAME)}")
         if min(self.offset, self.span) < 0 or self.offset % SECTOR:
             raise UsageError("offset and span: give bytes, the offset a multiple of 512")
 

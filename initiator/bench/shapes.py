@@ -16,6 +16,7 @@ __all__ = [
     "CORE_SHAPES",
     "COUNTS",
     "COUNT_NAMES",
+    "EVERY_NAME",
     "MIX_FRACTIONS",
     "PAGE",
     "SHAPES",
@@ -178,6 +179,7 @@ SHAPE_NAMES: Final = (*SHAPES, *(f"Smix({fraction:g})" for fraction in MIX_FRACT
 #: Shapes ``E1`` to ``E256`` are so many elements of equal length, for what one more of them costs.
 COUNTS: Final = (1, 2, 4, 5, 8, 16, 64, 128, 256)
 COUNT_NAMES: Final = tuple(f"E{count}" for count in COUNTS)
+EVERY_NAME: Final = (*SHAPE_NAMES, *COUNT_NAMES)
 CORE_SHAPES: Final = ("S0", "S2", "S4", "S5", "S8", "S9")
 
 
@@ -210,7 +212,7 @@ def lay(name: str, size: int, seed: int, serial: int = 0) -> Layout:
     if count:
         info = ShapeInfo(f"{count} elements", partial(_equal, count), smallest=PAGE)
     if info is None:
-        raise UsageError(f"shape {name!r} does not exist; choose among {', '.join((*SHAPE_NAMES, *COUNT_NAMES))}")
+        raise UsageError(f"shape {name!r} does not exist; choose among {', '.join(EVERY_NAME)}")
     if size < info.smallest:
         raise UsageError(f"shape {name} needs at least {info.smallest} bytes, not {size}")
     spans = info.make(size, randomness)
