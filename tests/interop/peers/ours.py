@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from tests.interop.peers.process import TargetProcess
 
-__all__ = ["OurTarget"]
+__all__ = ["WORKER_NAMES", "WORKER_TABLES", "OurTarget"]
+
+#: Two targets, for two workers: each must send the logins of the other's away.
+WORKER_NAMES: Final = ("iqn.2026-11.lab:one", "iqn.2026-11.lab:two")
+WORKER_TABLES: Final = "".join(
+    f"""
+[[target]]
+name = "{name}"
+[[target.lun]]
+id = 0
+backend = "memory"
+size = "16M"
+"""
+    for name in WORKER_NAMES
+)
 
 
 class OurTarget(TargetProcess):

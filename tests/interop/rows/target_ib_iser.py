@@ -13,21 +13,12 @@ from tests.interop.kernel_row import KernelRow, Node, kernel_tables, write_and_c
 from tests.interop.matrix import Fabric, Feature, Row
 from tests.interop.peers.guest import GUEST_IWARP, SECRETS, GuestProcess
 from tests.interop.peers.open_iscsi import OpenIscsi
-from tests.interop.peers.ours import OurTarget
+from tests.interop.peers.ours import WORKER_NAMES, WORKER_TABLES, OurTarget
 from tests.interop.peers.process import TargetProcess
 from tests.interop.recorder import Notes, feature
 from tests.lab import Machine
 
-_WORKER_NAMES: Final = ("iqn.2026-11.lab:one", "iqn.2026-11.lab:two")
 _WORKER_PORTS: Final = (3310, 3311)
-_WORKER_TARGET: Final = """
-[[target]]
-name = "{name}"
-[[target.lun]]
-id = 0
-backend = "memory"
-size = "16M"
-"""
 
 
 class TestIbIser(KernelRow):
@@ -50,9 +41,8 @@ class TestIbIser(KernelRow):
     ) -> None:
         worker = _WORKER_PORTS[0]
         keys = f'workers = 2\nworker_ports = "{worker}-{_WORKER_PORTS[-1]}"\n'
-        tables = "".join(_WORKER_TARGET.format(name=name) for name in _WORKER_NAMES)
-        with GuestProcess(lab, GUEST_IWARP, worker - 1, tables, keys, "softiwarp").serving():
-            for name, wrong, right in zip(_WORKER_NAMES, _WORKER_PORTS[::-1], _WORKER_PORTS, strict=True):
+        with GuestProcess(lab, GUEST_IWARP, worker - 1, WORKER_TABLES, keys, "softiwarp").serving():
+            for name, wrong, right in zip(WORKER_NAMES, _WORKER_PORTS[::-1], _WORKER_PORTS, strict=True):
                 with kernel.disk(Node(name, f"{GUEST_IWARP}:{wrong}")) as disk:
                     write_and_compare(disk, "64k", 8)
                     assert f"Current Portal: {GUEST_IWARP}:{right}," in kernel.sessions()

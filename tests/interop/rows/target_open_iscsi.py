@@ -14,7 +14,7 @@ from typing import ClassVar, Final
 import pytest
 
 from tests.interop.matrix import Fabric, Feature, Row
-from tests.interop.peers.ours import OurTarget
+from tests.interop.peers.ours import WORKER_NAMES, WORKER_TABLES, OurTarget
 from tests.interop.peers.process import TargetProcess
 from tests.interop.peers.sessions import KernelSession, prepare_guest
 from tests.interop.recorder import Notes, feature
@@ -45,15 +45,6 @@ size = "16M"
 initiator = "*"
 chap = ["{_USER}"]
 mutual = "{_TARGET_USER}"
-"""
-_WORKER_NAMES: Final = ("iqn.2026-11.lab:one", "iqn.2026-11.lab:two")
-_WORKER_TARGET: Final = """
-[[target]]
-name = "{name}"
-[[target.lun]]
-id = 0
-backend = "memory"
-size = "16M"
 """
 #: In the guest: whoever connects to these ports of its loopback reaches those of ours.
 _RELAY: Final = f"""
@@ -120,8 +111,7 @@ def disk(lab: Machine, target: OurTarget) -> Iterator[KernelSession]:
 @pytest.fixture(scope="module")
 def workers(lab: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TargetProcess]:
     """Two targets on two workers, whose own ports the guest reaches at the address that we call ourselves."""
-    tables = "".join(_WORKER_TARGET.format(name=name) for name in _WORKER_NAMES)
-    target = TargetProcess(tmp_path_factory.mktemp("workers"), tables, ("iscsi",), keys="workers = 2\n")
+    target = TargetProcess(tmp_path_factory.mktemp("workers"), WORKER_TABLES, ("iscsi",), keys="workers = 2\n")
     with target.serving():
         ports = [view["ports"]["p0"] for view in target.command("status")["workers"]]
         relay = lab.start(f"exec python3 - {' '.join(map(str, ports))}", stdin=_RELAY.encode(), seconds=600)
@@ -356,7 +346,7 @@ class TestOpenIscsi:
         self, lab: Machine, workers: TargetProcess, notes: Notes
     ) -> None:
         first, second = (view["ports"]["p0"] for view in workers.command("status")["workers"])
-        for name, wrong, right in zip(_WORKER_NAMES, (second, first), (first, second), strict=True):
+        for name, wrong, right in zip(WORKER_NAMES, (second, first), (first, second), strict=True):
             with KernelSession(lab, name, f"{HOST}:{wrong}").logged_in() as session:
                 _write_and_compare(session, "64k", 8)
                 connection = f"/sys/class/iscsi_session/session{session.number}/device/connection*/iscsi_connection/*"
@@ -365,7 +355,7 @@ class TestOpenIscsi:
 
     @feature(Feature.RECONNECT)
     def test_a_worker_is_killed_mid_io(self, lab: Machine, workers: TargetProcess, notes: Notes) -> None:
-        with KernelSession(lab, _WORKER_NAMES[1], workers.portal_of(0)).logged_in() as disk:
+        with KernelSession(lab, WORKER_NAMES[1], workers.portal_of(0)).logged_in() as disk:
             load = lab.start(f"{_numbers(8)} | dd of={disk.path} bs=16k iflag=fullblock oflag=direct", seconds=150)
             time.sleep(0.5)
             assert not load.future.done()
