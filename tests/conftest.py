@@ -1,9 +1,10 @@
-"""What is done for speed in the whole suite."""
+"""What is done for the whole suite: for speed, and to start as at a terminal."""
 
 from __future__ import annotations
 
 import gc
 import os
+import signal
 
 import pytest
 
@@ -16,8 +17,13 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_configure() -> None:
-    """Collecting makes much that stays and next to no garbage."""
+    """Collecting makes much that stays and next to no garbage.
+
+    A shell ignores SIGINT for what it runs in the background; so would the processes that tests start and interrupt.
+    """
     gc.disable()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)
